@@ -1,0 +1,20 @@
+"""Attend, Infer, Repeat (Eslami et al., NIPS 2016) in plain PyTorch."""
+
+from air.distributions import NumSteps, TruncatedGeometric
+from air.estimators import make_estimator
+from air.model import AIR, AIRConfig
+from air.priors import Prior
+from air.schedules import Constant, Cosine, Exponential, Linear
+
+__all__ = [
+    "AIR",
+    "AIRConfig",
+    "Constant",
+    "Cosine",
+    "Exponential",
+    "Linear",
+    "NumSteps",
+    "Prior",
+    "TruncatedGeometric",
+    "make_estimator",
+]

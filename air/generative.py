@@ -1,0 +1,159 @@
+"""The generative half of AIR: from latents to an image, and how probable that image is."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from air.networks import GlimpseDecoder
+from air.priors import Prior, PriorNetwork
+from air.spatial_transformer import place_objects
+from air.types import Sample
+
+__all__ = ["BernoulliLikelihood", "GenerativeModel", "NormalLikelihood"]
+
+
+class NormalLikelihood(nn.Module):
+    """Pixels are Gaussian around the sum of the objects; the canvas may exceed 1.
+
+    Args:
+        sd: standard deviation of a pixel.
+    """
+
+    def __init__(self, sd: float) -> None:
+        super().__init__()
+        self.sd = sd
+
+    def canvases(self, objects: Tensor) -> Tensor:
+        """Canvases of the first n objects, ``(*, T + 1, C, H, W)``, from ``(*, T, C, H, W)``."""
+        prefix = objects.cumsum(dim=-4)
+        return torch.cat([torch.zeros_like(prefix[..., :1, :, :, :]), prefix], dim=-4)
+
+    def forward(self, images: Tensor, objects: Tensor, sd: float | Tensor | None = None) -> Tensor:
+        """``log p(x | z_{1:n})`` for n = 0 .. T.
+
+        Args:
+            images: ``(B, C, H, W)``.
+            objects: placed objects, ``(K, B, T, C, H, W)``.
+            sd: another standard deviation than the model's, such as a schedule's value.
+
+        Returns:
+            Nats per image, ``(K, B, T + 1)``.
+        """
+        sd = self.sd if sd is None else sd
+        log_sd = sd.log() if isinstance(sd, Tensor) else math.log(sd)
+        # Object by object: one pass over the pixels each, where a cumulative sum, a difference
+        # and a square of the whole stack take several.
+        residual = images.flatten(1)
+        squares = [residual.square().sum(dim=-1).expand(objects.shape[:2])]
+        for placed in objects.flatten(3).unbind(dim=2):
+            residual = residual - placed
+            squares.append(residual.square().sum(dim=-1))
+        normaliser = images[0].numel() * (log_sd + 0.5 * math.log(2 * math.pi))
+        return -0.5 * torch.stack(squares, dim=-1) / sd**2 - normaliser
+
+
+class BernoulliLikelihood(nn.Module):
+    r"""Binary pixels, lit with the probability that at least one object lights them.
+
+    .. math:: c_n = 1 - \prod_{t \le n} (1 - o_t)
+
+    A sum of objects can exceed 1. Clamping it stops the gradient just where two objects overlap,
+    and where each is sure of itself. This "noisy or" stays inside [0, 1] by itself, equals the
+    sum where only one object is, and its derivative :math:`\prod_{s \ne t} (1 - o_s)` is never
+    zero for objects below 1. Probabilities are kept ``margin`` away from 0 and 1, linearly, so
+    that a lit pixel on an empty canvas costs a finite amount and still pulls.
+    """
+
+    margin = 1e-3
+
+    def canvases(self, objects: Tensor) -> Tensor:
+        """Canvases of the first n objects, ``(*, T + 1, C, H, W)``, from ``(*, T, C, H, W)``."""
+        unlit = (1 - objects).cumprod(dim=-4)
+        return torch.cat([torch.zeros_like(unlit[..., :1, :, :, :]), 1 - unlit], dim=-4)
+
+    def forward(self, images: Tensor, objects: Tensor, sd: float | Tensor | None = None) -> Tensor:
+        """``log p(x | z_{1:n})`` for n = 0 .. T; shapes as in :class:`NormalLikelihood`.
+
+        Raises:
+            ValueError: if ``sd`` is given, which a Bernoulli distribution does not have.
+        """
+        if sd is not None:
+            raise ValueError(
+                "a Bernoulli likelihood has no standard deviation. Leave likelihood_sd out, "
+                "or make the model with likelihood='normal'."
+            )
+        canvas = self.canvases(objects).flatten(3)
+        lit = self.margin + (1 - 2 * self.margin) * canvas
+        pixels = images.flatten(1).unsqueeze(1)
+        return (pixels * lit.log() + (1 - pixels) * (1 - lit).log()).sum(dim=-1)
+
+
+class GenerativeModel(nn.Module):
+    """p(n) p(z_where) p(z_what) p(x | z): Section 2 of Eslami et al. (2016).
+
+    Args:
+        prior: the prior over the latents.
+        decoder: from z_what to a decoded glimpse.
+        likelihood: from placed objects to log p(x | z).
+        canvas_size: ``(H, W)``.
+    """
+
+    def __init__(
+        self,
+        *,
+        prior: PriorNetwork,
+        decoder: GlimpseDecoder,
+        likelihood: NormalLikelihood | BernoulliLikelihood,
+        canvas_size: tuple[int, int],
+    ) -> None:
+        super().__init__()
+        self.prior = prior
+        self.decoder = decoder
+        self.likelihood = likelihood
+        self.canvas_size = canvas_size
+
+    def render(self, z_where: Tensor, z_what: Tensor) -> Tensor:
+        """Decode objects and place each on a canvas of its own.
+
+        Args:
+            z_where: ``(*, T, 3)``.
+            z_what: ``(*, T, D)``.
+
+        Returns:
+            ``(*, T, C, H, W)``.
+        """
+        return place_objects(self.decoder(z_what), z_where, self.canvas_size)
+
+    def canvases(self, objects: Tensor) -> Tensor:
+        """Mean of p(x | z_{1:n}) for n = 0 .. T: ``(*, T + 1, C, H, W)``."""
+        return self.likelihood.canvases(objects)
+
+    def log_likelihood(
+        self, images: Tensor, objects: Tensor, sd: float | Tensor | None = None
+    ) -> Tensor:
+        """``log p(x | z_{1:n})`` for n = 0 .. T: ``(K, B, T + 1)``."""
+        return self.likelihood(images, objects, sd)
+
+    def sample(self, num_images: int, prior: Prior, num_objects: Tensor | None = None) -> Sample:
+        """Draw scenes.
+
+        Args:
+            num_images: N.
+            prior: the prior to draw from.
+            num_objects: how many objects each scene shall have, int64 ``(N,)``; drawn from the
+                prior if not given.
+        """
+        max_objects = prior.num_steps.max_objects
+        if num_objects is None:
+            num_objects = prior.num_steps.sample((num_images,))
+        z_where = prior.z_where.sample((num_images, max_objects))
+        z_what = prior.z_what.sample((num_images, max_objects))
+        canvases = self.canvases(self.render(z_where, z_what))
+        rows = torch.arange(num_images, device=z_where.device)
+        return Sample(
+            images=canvases[rows, num_objects],
+            num_objects=num_objects,
+            z_where=z_where,
+            z_what=z_what,
+        )

@@ -1,0 +1,196 @@
+"""The neural networks of AIR: small, and all of one kind."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+__all__ = [
+    "MLP",
+    "BaselineMLP",
+    "GlimpseDecoder",
+    "GlimpseEncoder",
+    "ImageLSTM",
+    "LSTMState",
+    "StepPredictor",
+]
+
+
+class MLP(nn.Sequential):
+    """Fully connected layers with ReLU between them, none after the last.
+
+    Args:
+        in_features: size of the input's last axis.
+        hidden: sizes of the hidden layers; none makes it a linear map.
+        out_features: size of the output's last axis.
+    """
+
+    def __init__(self, in_features: int, hidden: Sequence[int], out_features: int) -> None:
+        sizes = [in_features, *hidden, out_features]
+        layers: list[nn.Module] = []
+        for size_in, size_out in pairwise(sizes):
+            layers += [nn.Linear(size_in, size_out), nn.ReLU()]
+        super().__init__(*layers[:-1])
+
+
+class GlimpseEncoder(nn.Module):
+    """From a glimpse to q(z_what), a diagonal Gaussian.
+
+    Args:
+        glimpse_shape: ``(C, h, w)``.
+        hidden: sizes of the hidden layers.
+        z_what_size: D.
+    """
+
+    def __init__(
+        self, glimpse_shape: tuple[int, int, int], hidden: Sequence[int], z_what_size: int
+    ) -> None:
+        super().__init__()
+        channels, height, width = glimpse_shape
+        self.mlp = MLP(channels * height * width, hidden, 2 * z_what_size)
+
+    def forward(self, glimpses: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation, each ``(*, D)``, from glimpses ``(*, C, h, w)``."""
+        mean, raw_sd = self.mlp(glimpses.flatten(-3)).chunk(2, dim=-1)
+        return mean, F.softplus(raw_sd)
+
+
+class GlimpseDecoder(nn.Module):
+    """From z_what to a decoded glimpse in (0, 1).
+
+    Args:
+        z_what_size: D.
+        hidden: sizes of the hidden layers.
+        glimpse_shape: ``(C, h, w)``.
+        bias: added to the logits, so that objects start dark: a bright untrained object costs
+            so much likelihood that the network learns to show none.
+    """
+
+    def __init__(
+        self,
+        z_what_size: int,
+        hidden: Sequence[int],
+        glimpse_shape: tuple[int, int, int],
+        bias: float,
+    ) -> None:
+        super().__init__()
+        channels, height, width = glimpse_shape
+        self.mlp = MLP(z_what_size, hidden, channels * height * width)
+        self.glimpse_shape = glimpse_shape
+        self.bias = bias
+
+    def forward(self, z_what: Tensor) -> Tensor:
+        """Decoded glimpses ``(*, C, h, w)`` from ``z_what`` ``(*, D)``."""
+        return torch.sigmoid(self.mlp(z_what) + self.bias).unflatten(-1, self.glimpse_shape)
+
+
+class StepPrediction(NamedTuple):
+    """What the step predictor says at one step."""
+
+    continue_logit: Tensor
+    """Logit of "one more object": ``(*)``."""
+    z_where_offset: Tensor
+    """Offset of q(z_where)'s mean from the prior's, in the prior's sd: ``(*, 3)``."""
+    z_where_factor: Tensor
+    """Factor of q(z_where)'s sd to the prior's: ``(*, 3)``."""
+
+
+class StepPredictor(nn.Module):
+    """From the LSTM's hidden state to the presence and the pose of the next object.
+
+    Args:
+        in_features: size of the hidden state.
+        hidden: sizes of the hidden layers.
+    """
+
+    def __init__(self, in_features: int, hidden: Sequence[int]) -> None:
+        super().__init__()
+        self.mlp = MLP(in_features, hidden, 1 + 3 + 3)
+
+    def forward(self, hidden_state: Tensor) -> StepPrediction:
+        """Predict from hidden states ``(*, in_features)``."""
+        logit, offset, raw_factor = self.mlp(hidden_state).split([1, 3, 3], dim=-1)
+        return StepPrediction(logit.squeeze(-1), offset, F.softplus(raw_factor))
+
+
+class LSTMState(NamedTuple):
+    """State of the LSTM: hidden and cell, each ``(*, hidden_size)``."""
+
+    hidden: Tensor
+    cell: Tensor
+
+
+class ImageLSTM(nn.Module):
+    """An LSTM cell whose input is one image, the same at every step, and the latents so far.
+
+    The image's part of the gates is over half of AIR's arithmetic. It is computed by
+    :meth:`project` once an image, and handed to every step.
+
+    Args:
+        image_features: size of the flattened image, or of its embedding.
+        latent_size: size of the latents of one step.
+        hidden_size: size of the hidden state.
+    """
+
+    def __init__(self, image_features: int, latent_size: int, hidden_size: int) -> None:
+        super().__init__()
+        self.hidden_size = hidden_size
+        self.image_projection = nn.Linear(image_features, 4 * hidden_size)
+        self.recurrence = nn.Linear(latent_size + hidden_size, 4 * hidden_size, bias=False)
+
+    def project(self, image_features: Tensor) -> Tensor:
+        """The image's part of the gates: ``(*, 4 * hidden_size)``."""
+        return self.image_projection(image_features)
+
+    def initial_state(self, shape: Sequence[int], like: Tensor) -> LSTMState:
+        """Zeros, each ``(*shape, hidden_size)``."""
+        zeros = like.new_zeros(*shape, self.hidden_size)
+        return LSTMState(zeros, zeros)
+
+    def forward(self, projection: Tensor, latents: Tensor, state: LSTMState) -> LSTMState:
+        """One step.
+
+        Args:
+            projection: what :meth:`project` gave, ``(*, 4 * hidden_size)``.
+            latents: latents of the step before, ``(*, latent_size)``.
+            state: state of the step before.
+        """
+        gates = projection + self.recurrence(torch.cat([latents, state.hidden], dim=-1))
+        sigmoids, candidate = gates.split([3 * self.hidden_size, self.hidden_size], dim=-1)
+        keep, write, show = sigmoids.sigmoid().chunk(3, dim=-1)
+        cell = keep * state.cell + write * candidate.tanh()
+        return LSTMState(show * cell.tanh(), cell)
+
+
+class BaselineMLP(nn.Module):
+    """Predicts the cost to go of REINFORCE at one step, from what is known before it.
+
+    Mnih and Gregor (2014), section 2.3. Inputs are detached here, so that no use of it can send
+    a gradient into the model.
+
+    Args:
+        image_features: size of the flattened image.
+        context_size: size of the latents of all steps, later ones zero, and of the step's
+            one-hot index.
+        hidden: sizes of the hidden layers.
+    """
+
+    def __init__(self, image_features: int, context_size: int, hidden: Sequence[int]) -> None:
+        super().__init__()
+        first, *rest = hidden
+        self.image = nn.Linear(image_features, first)
+        self.context = nn.Linear(context_size, first, bias=False)
+        self.head = MLP(first, rest, 1)
+
+    def forward(self, images: Tensor, context: Tensor) -> Tensor:
+        """Predicted cost to go ``(K, B, T)``.
+
+        Args:
+            images: flattened images, ``(B, image_features)``.
+            context: ``(K, B, T, context_size)``.
+        """
+        image = self.image(images.detach()).unsqueeze(1)
+        return self.head(F.relu(image + self.context(context.detach()))).squeeze(-1)
