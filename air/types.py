@@ -7,6 +7,7 @@ log-quantities are in nats per image, boxes in pixels ``(x_min, y_min, x_max, y_
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ __all__ = [
     "AIROutput",
     "CountTensors",
     "ELBOParts",
+    "Evaluation",
     "ImportanceBound",
     "Inference",
     "Objective",
@@ -209,3 +211,37 @@ class Objective:
     def total_loss(self) -> Tensor:
         """What to call ``backward`` on: the two losses share no parameter."""
         return self.loss + self.auxiliary_loss
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Evaluation:
+    """How well a model reads a labelled set of images. Means over the images, in nats."""
+
+    num_images: int
+    """Number of images evaluated."""
+    num_samples: int
+    """K of the importance-weighted bound."""
+    count_accuracy: float
+    """Share of images whose count is right in one draw from the posterior."""
+    count_accuracy_mode: float
+    """Share of images whose count is right at the posterior's mode, as ``infer`` reads it."""
+    confusion: Tensor
+    """Images by true count (rows) and mode (columns): int64 ``(M + 1, T + 1)``."""
+    elbo: float
+    """ELBO, exact in n, at one draw of the latents an image."""
+    log_likelihood: float
+    """Expected log-likelihood, a part of the ELBO."""
+    kl_num_steps: float
+    """KL of n, a part of the ELBO."""
+    kl_z_where: float
+    """KL of z_where, a part of the ELBO."""
+    kl_z_what: float
+    """KL of z_what, a part of the ELBO."""
+    log_likelihood_bound: float
+    """Importance-weighted bound of log p(x)."""
+    ess: float
+    """Effective sample size of that bound, between 1 and K."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as plain data, ready for JSON."""
+        return {**vars(self), "confusion": self.confusion.tolist()}

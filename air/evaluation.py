@@ -1,0 +1,94 @@
+"""How good is a trained model? Counts against labels, and honest bounds."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from air.distributions import NumSteps
+from air.model import AIR
+from air.types import Evaluation
+
+__all__ = ["confusion_matrix", "evaluate"]
+
+
+@torch.no_grad()
+def evaluate(
+    model: AIR,
+    images: Tensor,
+    num_objects: Tensor,
+    *,
+    num_samples: int = 100,
+    batch_size: int = 100,
+    on_batch: Callable[[int], object] | None = None,
+) -> Evaluation:
+    """Evaluate a model on labelled images.
+
+    Args:
+        model: a trained model.
+        images: ``(N, C, H, W)``, float in [0, 1] or uint8.
+        num_objects: true counts, integer ``(N,)``.
+        num_samples: K of the importance-weighted bound; 0 leaves it out (it is then NaN).
+        batch_size: images in work at a time; bounds the memory.
+        on_batch: called with the number of images done, after each batch.
+
+    Raises:
+        ValueError: if the images do not fit the model, or the labels the images.
+    """
+    if num_objects.shape != images.shape[:1]:
+        raise ValueError(
+            f"num_objects must have one entry an image, {tuple(images.shape[:1])}, "
+            f"got {tuple(num_objects.shape)}."
+        )
+    if len(images) == 0:
+        raise ValueError("there is nothing to evaluate: images must hold at least one image.")
+    sums: dict[str, float] = {}
+    modes = []
+    for chunk, labels in zip(images.split(batch_size), num_objects.split(batch_size), strict=True):
+        mode = model.infer(chunk).counts
+        output = model(chunk)
+        drawn = NumSteps(output.rollout.continue_logits[0], validate_args=False).sample()
+        parts = output.elbo_parts
+        measured = {
+            "count_accuracy": (drawn == labels).double(),
+            "count_accuracy_mode": (mode == labels).double(),
+            "elbo": parts.elbo[0],
+            "log_likelihood": parts.log_likelihood[0],
+            "kl_num_steps": parts.kl_num_steps[0],
+            "kl_z_where": parts.kl_z_where[0],
+            "kl_z_what": parts.kl_z_what[0],
+        }
+        if num_samples:
+            bound = model.log_likelihood(chunk, num_samples)
+            measured |= {"log_likelihood_bound": bound.log_likelihood, "ess": bound.ess}
+        for name, values in measured.items():
+            sums[name] = sums.get(name, 0.0) + values.double().sum().item()
+        modes.append(mode)
+        if on_batch is not None:
+            on_batch(len(chunk))
+    means = {name: total / len(images) for name, total in sums.items()}
+    if not num_samples:
+        means |= {"log_likelihood_bound": float("nan"), "ess": float("nan")}
+    return Evaluation(
+        num_images=len(images),
+        num_samples=num_samples,
+        confusion=confusion_matrix(num_objects, torch.cat(modes), model.max_objects),
+        **means,
+    )
+
+
+def confusion_matrix(num_objects: Tensor, counts: Tensor, max_objects: int) -> Tensor:
+    """Images by true and inferred count.
+
+    Args:
+        num_objects: true counts, integer ``(N,)``.
+        counts: inferred counts, integer ``(N,)``.
+        max_objects: T, the largest count that can be inferred.
+
+    Returns:
+        int64 ``(M + 1, T + 1)``, M the larger of T and the largest true count.
+    """
+    rows = max(max_objects, int(num_objects.max())) + 1
+    columns = max_objects + 1
+    cells = (num_objects * columns + counts).long()
+    return torch.bincount(cells, minlength=rows * columns).view(rows, columns).cpu()

@@ -1,0 +1,1 @@
+"""Experiments with :mod:`air`: data sets, training, evaluation."""

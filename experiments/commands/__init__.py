@@ -1,0 +1,1 @@
+"""The commands of ``main.py``, one a file: ``add_arguments(parser)`` and ``run(args)``."""

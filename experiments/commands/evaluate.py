@@ -1,0 +1,177 @@
+"""``evaluate``: counts and honest bounds of a trained model, on held-out scenes."""
+
+import argparse
+import json
+import sys
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from air import AIR, AIRConfig
+from air.evaluation import evaluate
+from air.types import Evaluation
+from experiments.boilr_model import read_checkpoint
+from experiments.datasets import DATASETS, check_max_objects, load_dataset
+from experiments.experiment import add_data_arguments
+from experiments.pictures import save_reconstructions, save_samples
+from experiments.runs import Run
+
+DESCRIPTION = """\
+Evaluate a trained model on held-out scenes: count accuracy (in one draw from the posterior, and at
+its mode), confusion of counts, the ELBO with its parts, and the importance-weighted bound of
+log p(x) with its effective sample size. Prints a table, writes JSON and pictures into the run."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of ``evaluate``."""
+    parser.add_argument(
+        "--load",
+        metavar="RUN",
+        required=True,
+        help="name of the run, or 'latest' for the one started last",
+    )
+    parser.add_argument(
+        "--output",
+        metavar="DIR",
+        default="output",
+        help="folder of all runs (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--step", metavar="N", type=int, help="which checkpoint (default: the newest)"
+    )
+    parser.add_argument(
+        "--samples",
+        metavar="K",
+        type=int,
+        default=100,
+        help="importance-weighted samples an image, 0 for none (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--images",
+        metavar="N",
+        type=int,
+        help="evaluate the first N held-out scenes only (default: all)",
+    )
+    parser.add_argument(
+        "--batch-size",
+        metavar="N",
+        type=int,
+        default=100,
+        help="scenes in work at a time (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--dataset", metavar="NAME", help="evaluate on another data set than the run's own"
+    )
+    add_data_arguments(parser)
+    parser.add_argument(
+        "--seed", metavar="N", type=int, default=0, help="random seed (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--threads", metavar="N", type=int, help="CPU threads (default: PyTorch's choice)"
+    )
+    parser.add_argument("--nocuda", action="store_true", dest="no_cuda", help="do not use CUDA")
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="print one JSON object on standard output instead of the table",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Evaluate; returns the exit status."""
+    for name, least in (("samples", 0), ("batch_size", 1)):
+        if getattr(args, name) < least:
+            raise ValueError(f"{name} must be at least {least}, got {getattr(args, name)}.")
+    if args.images is not None and args.images < 1:
+        raise ValueError(f"images must be at least 1, got {args.images}.")
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    torch.manual_seed(args.seed)
+    source = Run.find(args.output, args.load)
+    config = source.read_config()
+    dataset = args.dataset or config["dataset"]
+    if dataset not in DATASETS:
+        raise ValueError(f"unknown data set {dataset!r}. Expected one of: {', '.join(DATASETS)}.")
+    use_cuda = torch.cuda.is_available() and not args.no_cuda
+    device = torch.device("cuda" if use_cuda else "cpu")
+    step, air = load_run(source, args.step, device)
+    splits = load_dataset(
+        dataset,
+        data_root=args.data_root or config["args"].get("data_root"),
+        mnist_root=args.mnist_root or config["args"].get("mnist_root"),
+    )
+    check_max_objects(splits.held_out, air.max_objects)
+    scenes = splits.held_out[: args.images]
+    images, num_objects = scenes.images.to(device), scenes.num_objects.to(device)
+    with tqdm(total=len(scenes), desc="evaluate", unit="scene", file=sys.stderr) as bar:
+        evaluation = evaluate(
+            air,
+            images,
+            num_objects,
+            num_samples=args.samples,
+            batch_size=args.batch_size,
+            on_batch=bar.update,
+        )
+    report = {"run": source.name, "step": step, "dataset": splits.name, **evaluation.to_dict()}
+    if not args.samples:  # JSON has no NaN
+        report |= {"log_likelihood_bound": None, "ess": None}
+    stem = f"step{step}_{splits.name}_{len(scenes)}scenes_{args.samples}samples"
+    path = source.result_folder / f"evaluation_{stem}.json"
+    path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    picture = source.image_folder / f"evaluation_{step}_reconstructions.png"
+    save_reconstructions(air, images[:32], picture)
+    save_samples(air, source.image_folder / f"evaluation_{step}_samples.png")
+    if args.json:
+        print(json.dumps(report))
+    else:
+        print(format_table(report, evaluation))
+        print(f"\nWritten: {path}\nPictures: {source.image_folder}")
+    return 0
+
+
+def load_run(run: Run, step: int | None, device: torch.device) -> tuple[int, AIR]:
+    """The model of a run's checkpoint, in evaluation mode, and the checkpoint's step.
+
+    Raises:
+        FileNotFoundError: if there is no such checkpoint.
+        ValueError: if it cannot be read.
+    """
+    step, state = read_checkpoint(run.checkpoint_folder, device, step)
+    air = AIR(AIRConfig.from_dict(run.read_config()["air"])).to(device)
+    prefix = "air."  # the rest is the estimator's
+    own = {name: tensor for name, tensor in state.items() if name.startswith(prefix)}
+    try:
+        air.load_state_dict({name.removeprefix(prefix): own[name] for name in own})
+    except RuntimeError as error:
+        raise ValueError(f"the checkpoint of step {step} is of another model: {error}") from error
+    return step, air.eval()
+
+
+def format_table(report: dict[str, Any], evaluation: Evaluation) -> str:
+    """The evaluation as text."""
+    lines = [
+        f"{report['run']}, step {report['step']}: {evaluation.num_images} held-out scenes of "
+        f"{report['dataset']}",
+        "",
+        f"  count accuracy, one posterior sample   {evaluation.count_accuracy:8.2%}",
+        f"  count accuracy, posterior mode         {evaluation.count_accuracy_mode:8.2%}",
+        "",
+        f"  ELBO                                   {evaluation.elbo:8.1f} nats",
+        f"    log-likelihood                       {evaluation.log_likelihood:8.1f}",
+        f"    - KL of n                            {evaluation.kl_num_steps:8.1f}",
+        f"    - KL of z_where                      {evaluation.kl_z_where:8.1f}",
+        f"    - KL of z_what                       {evaluation.kl_z_what:8.1f}",
+    ]
+    if evaluation.num_samples:
+        lines += [
+            f"  log p(x) is at least                   {evaluation.log_likelihood_bound:8.1f} nats "
+            f"({evaluation.num_samples} samples, effective {evaluation.ess:.1f})",
+        ]
+    confusion = evaluation.confusion
+    header = "".join(f"{count:>8}" for count in range(confusion.shape[1]))
+    lines += ["", "  true count \\ inferred", f"            {header}"]
+    for count, row in enumerate(confusion.tolist()):
+        if sum(row):
+            lines.append(f"    {count:>8}" + "".join(f"{cell:>8}" for cell in row))
+    return "\n".join(lines)

@@ -1,0 +1,289 @@
+"""Labelled scenes: what a data set is made of, and how it is kept on disk.
+
+A file on disk is an ``.npz`` of plain arrays. It holds no pickle, so that opening somebody
+else's runs none of their code, and it carries a checksum, so that a damaged one is noticed.
+"""
+
+import hashlib
+import os
+import secrets
+import zipfile
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+__all__ = [
+    "DamagedFileError",
+    "DataSplits",
+    "Scenes",
+    "check_max_objects",
+    "load_splits",
+    "save_splits",
+    "write_atomically",
+]
+
+_FIELDS = ("images", "num_objects", "classes", "boxes")
+_SPLITS = ("train", "held_out")
+
+
+class DamagedFileError(ValueError):
+    """A file of scenes does not hold what was once written to it."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Scenes:
+    """Images of several objects, and what is known about the objects.
+
+    Raises:
+        ValueError: if the shapes, the types or the labels do not fit each other.
+    """
+
+    images: Tensor
+    """Pixels, ``uint8``, shape ``(N, C, H, W)``."""
+    num_objects: Tensor
+    """Objects in each image, 0 to M, ``int64``, shape ``(N,)``."""
+    classes: Tensor
+    """Class of each object, ``int64``, shape ``(N, M)``; -1 where there is no object."""
+    boxes: Tensor
+    """Edges ``(x_min, y_min, x_max, y_max)`` in pixels, tight around each object's non-zero
+    pixels, ``float32``, shape ``(N, M, 4)``; NaN where there is no object."""
+    name: str
+    """What to call these scenes in messages."""
+
+    def __post_init__(self) -> None:
+        num_scenes, max_count = self.images.shape[:1], self.classes.shape[1:2]
+        expected = {
+            "images": (torch.uint8, "(N, C, H, W)", self.images.dim() == 4),
+            "num_objects": (torch.int64, "(N,)", self.num_objects.shape == num_scenes),
+            "classes": (
+                torch.int64,
+                "(N, M)",
+                self.classes.dim() == 2 and self.classes.shape[:1] == num_scenes,
+            ),
+            "boxes": (torch.float32, "(N, M, 4)", self.boxes.shape == (*num_scenes, *max_count, 4)),
+        }
+        for field, (dtype, shape, fits) in expected.items():
+            value = getattr(self, field)
+            if not fits or value.dtype != dtype:
+                raise ValueError(
+                    f"{field} of {self.name} must be {dtype} of shape {shape}, with N = "
+                    f"{num_scenes[0] if num_scenes else 'the number of images'}; "
+                    f"got {value.dtype} of shape {tuple(value.shape)}."
+                )
+        outside = (self.num_objects < 0) | (self.num_objects > self.classes.shape[1])
+        if outside.any():
+            scene = int(outside.nonzero()[0])
+            raise ValueError(
+                f"scene {scene} of {self.name} is said to hold {int(self.num_objects[scene])} "
+                f"objects. Expected 0 to {self.classes.shape[1]}, the width of classes."
+            )
+        exists = torch.arange(self.classes.shape[1]) < self.num_objects.cpu()[:, None]
+        wrong = ((self.classes.cpu() >= 0) != exists) | (
+            self.boxes.cpu().isfinite().all(dim=-1) != exists
+        )
+        if wrong.any():
+            scene = int(wrong.any(dim=1).nonzero()[0])
+            raise ValueError(
+                f"scene {scene} of {self.name} has num_objects = {int(self.num_objects[scene])}, "
+                "but not as many classes and boxes. Expected the objects first, then classes of "
+                "-1 and boxes of NaN."
+            )
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: slice | Tensor) -> "Scenes":
+        """Some of the scenes.
+
+        Args:
+            index: a slice, positions ``(n,)`` or a mask ``(N,)``.
+
+        Raises:
+            TypeError: if it is something else. For scene ``i`` alone use ``scenes[i : i + 1]``.
+        """
+        if not isinstance(index, slice) and not (isinstance(index, Tensor) and index.dim() == 1):
+            raise TypeError(
+                f"scenes are taken by a slice or a tensor of one axis, got {index!r}. "
+                "For scene i alone use scenes[i : i + 1]."
+            )
+        fields: dict[str, Any] = {field: getattr(self, field)[index] for field in _FIELDS}
+        return Scenes(name=self.name, **fields)
+
+    def __repr__(self) -> str:
+        return f"Scenes({self.name!r}, {len(self)} images of {tuple(self.images.shape[1:])})"
+
+    @property
+    def max_count(self) -> int:
+        """M, the most objects that a scene of this kind can hold."""
+        return self.classes.shape[1]
+
+    @property
+    def pixel_sum(self) -> int:
+        """Sum of all pixels: a checksum that is easily compared with others' data."""
+        return int(self.images.sum(dtype=torch.int64))
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of the pixels' bytes in C order, in hexadecimal."""
+        return hashlib.sha256(_bytes(self.images.cpu().numpy())).hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class DataSplits:
+    """A data set: scenes to learn from, and scenes that are kept back to judge by.
+
+    Raises:
+        ValueError: if the two halves hold images of different shapes.
+    """
+
+    train: Scenes
+    held_out: Scenes
+    name: str
+    """Under which name :func:`experiments.datasets.load_dataset` gives this very data set."""
+
+    def __post_init__(self) -> None:
+        train, held_out = self.train.images.shape[1:], self.held_out.images.shape[1:]
+        if train != held_out:
+            raise ValueError(
+                f"both halves of {self.name} must hold images of one shape, "
+                f"got {tuple(train)} for train and {tuple(held_out)} for held_out."
+            )
+
+    @property
+    def pixel_sum(self) -> int:
+        """Sum of all pixels of both halves."""
+        return self.train.pixel_sum + self.held_out.pixel_sum
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of all pixels, first those of train, then those of held_out."""
+        digest = hashlib.sha256(_bytes(self.train.images.cpu().numpy()))
+        digest.update(_bytes(self.held_out.images.cpu().numpy()))
+        return digest.hexdigest()
+
+
+def check_max_objects(scenes: Scenes, max_objects: int) -> None:
+    """Check that a model that counts to ``max_objects`` can be right about every scene.
+
+    Raises:
+        ValueError: if a scene holds more objects.
+    """
+    above = scenes.num_objects > max_objects
+    if above.any():
+        scene = int(above.nonzero()[0])
+        most = int(scenes.num_objects.max())
+        raise ValueError(
+            f"scene {scene} of {scenes.name} holds {int(scenes.num_objects[scene])} objects, and "
+            f"{int(above.sum())} of {len(scenes)} scenes hold more than max_objects = "
+            f"{max_objects}: they cannot be counted right. Raise --max-objects to {most} or more."
+        )
+
+
+def save_splits(splits: DataSplits, path: Path) -> None:
+    """Write a data set to an ``.npz`` file, all of it or nothing.
+
+    Raises:
+        OSError: if the file cannot be written. No part of it is left behind.
+    """
+    arrays = {
+        f"{split}_{field}": getattr(getattr(splits, split), field).cpu().numpy()
+        for split in _SPLITS
+        for field in _FIELDS
+    }
+    for split in _SPLITS:
+        arrays[f"{split}_name"] = np.array(getattr(splits, split).name)
+    arrays["name"] = np.array(splits.name)
+    checksum = np.array(_checksum(arrays))
+
+    def write(file: BinaryIO) -> None:
+        np.savez_compressed(file, checksum=checksum, **arrays)  # type: ignore[arg-type]
+
+    write_atomically(path, write)
+
+
+def load_splits(path: Path) -> DataSplits:
+    """Read what :func:`save_splits` wrote.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        OSError: if it cannot be read.
+        DamagedFileError: if it is not what was written: cut, altered or something else.
+    """
+    names = [f"{split}_{field}" for split in _SPLITS for field in (*_FIELDS, "name")]
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in ("name", *names)}
+            expected = str(file["checksum"])
+    except (FileNotFoundError, IsADirectoryError, PermissionError):
+        raise
+    except (
+        AttributeError,  # a lone array, which is no archive and no context manager
+        EOFError,
+        KeyError,
+        MemoryError,
+        NotImplementedError,
+        OSError,
+        TypeError,
+        ValueError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
+        raise DamagedFileError(f"{path} is damaged or no file of scenes ({error}).") from error
+    if _checksum(arrays) != expected:
+        raise DamagedFileError(f"{path} is damaged: its checksum is not the one it was saved with.")
+    try:
+        halves = {
+            split: Scenes(
+                name=str(arrays[f"{split}_name"]),
+                **{field: torch.from_numpy(arrays[f"{split}_{field}"]) for field in _FIELDS},
+            )
+            for split in _SPLITS
+        }
+        return DataSplits(name=str(arrays["name"]), **halves)
+    except (TypeError, ValueError) as error:
+        raise DamagedFileError(f"{path} holds no valid scenes ({error}).") from error
+
+
+def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
+    """Write a file so that others see the old one or the new one, never a part.
+
+    Args:
+        path: the file. Its folder is made if need be.
+        write: called with a temporary file in the same folder, open for binary writing.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The process's number and chance in the name: two processes may make the same file at once.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _checksum(arrays: dict[str, NDArray[Any]]) -> str:
+    """SHA-256 over the names, types, shapes and bytes of all arrays."""
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        array = arrays[name]
+        digest.update(f"{name} {array.dtype.str} {array.shape} ".encode())
+        digest.update(_bytes(array))
+    return digest.hexdigest()
+
+
+def _bytes(array: NDArray[Any]) -> memoryview:
+    """The bytes in C order, without a copy where they already are."""
+    return memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8))

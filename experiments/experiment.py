@@ -1,0 +1,348 @@
+"""AIR as a boilr experiment: settings, data, model, optimiser, metrics."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import boilr
+import torch
+from torch import Tensor
+
+from air import AIR, AIRConfig, Cosine, make_estimator
+from air.estimators import ESTIMATORS
+from air.evaluation import evaluate
+from air.model import check_images
+from air.schedules import parse_schedule
+from experiments.boilr_model import AIRModel
+from experiments.datasets import DATASETS
+from experiments.loaders import SceneManager
+from experiments.pictures import save_reconstructions, save_samples
+
+METRICS = ("elbo", "log_likelihood", "kl_num_steps", "kl_z_where", "kl_z_what")
+"""The parts of the ELBO that are logged, by their names in ``ELBOParts``."""
+
+
+class AIRExperiment(boilr.VAEExperimentManager):
+    """Trains AIR on a data set of scenes; runs under our trainer and under boilr's own.
+
+    Args:
+        args: settings, as :meth:`default_args` gives them. By default they are read from the
+            command line, except in a notebook, whose command line is the kernel's.
+    """
+
+    def __init__(self, args: argparse.Namespace | None = None) -> None:
+        if args is None and "ipykernel" in sys.modules:
+            args = self.default_args()
+        super().__init__(args)
+
+    @classmethod
+    def default_args(cls, **changes: Any) -> argparse.Namespace:
+        """The default settings, with some of them changed.
+
+        Raises:
+            ValueError: if there is no setting of that name.
+        """
+        parser = argparse.ArgumentParser()
+        cls.add_arguments(parser)
+        args = parser.parse_args([])
+        unknown = sorted(set(changes) - set(vars(args)))
+        if unknown:
+            raise ValueError(
+                f"unknown setting(s): {', '.join(unknown)}. "
+                f"Expected some of: {', '.join(sorted(vars(args)))}."
+            )
+        vars(args).update(changes)
+        return args
+
+    @classmethod
+    def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
+        """Add all settings to a parser, without making an experiment."""
+        blank = cls.__new__(cls)
+        blank._default_args = cls._define_args_defaults()
+        blank._add_args(parser)
+
+    @classmethod
+    def _define_args_defaults(cls) -> dict[str, Any]:
+        return super()._define_args_defaults() | {
+            "batch_size": 64,
+            "test_batch_size": 500,
+            "lr": 1e-3,
+            "max_steps": 20_000,
+            "seed": 0,
+            "train_log_every": 100,
+            "test_log_every": 2_000,
+            "checkpoint_every": 2_000,
+            "loglikelihood_every": 1_000_000,
+            "loglikelihood_samples": 100,
+        }
+
+    def _add_args(self, parser: argparse.ArgumentParser) -> None:
+        defaults = AIRConfig()
+        data = parser.add_argument_group("data")
+        data.add_argument(
+            "--dataset",
+            metavar="NAME",
+            default="multi-mnist",
+            help=f"one of: {', '.join(DATASETS)} (default: %(default)s)",
+        )
+        add_data_arguments(data)
+        model = parser.add_argument_group("model and objective")
+        model.add_argument(
+            "--estimator",
+            metavar="NAME",
+            default="enumerate",
+            help=f"way through the discrete count, one of: "
+            f"{', '.join(sorted(ESTIMATORS))} (default: %(default)s)",
+        )
+        model.add_argument(
+            "--num-samples",
+            metavar="K",
+            type=int,
+            default=1,
+            help="rollouts of each image (default: %(default)s)",
+        )
+        model.add_argument(
+            "--max-objects",
+            metavar="T",
+            type=int,
+            default=defaults.max_objects,
+            help="most objects that can be found (default: %(default)s)",
+        )
+        model.add_argument(
+            "--z-what-size",
+            metavar="D",
+            type=int,
+            default=defaults.z_what_size,
+            help="dimensions of an object's appearance (default: %(default)s)",
+        )
+        model.add_argument(
+            "--likelihood",
+            metavar="NAME",
+            default=defaults.likelihood,
+            help="normal (grey values) or bernoulli (binary images) (default: %(default)s)",
+        )
+        model.add_argument(
+            "--likelihood-sd",
+            metavar="SD",
+            type=float,
+            default=defaults.likelihood_sd,
+            help="standard deviation of a pixel (default: %(default)s)",
+        )
+        model.add_argument(
+            "--continue-prob",
+            metavar="P",
+            default=str(defaults.continue_prob),
+            help="prior probability of one more object: a number, or a schedule "
+            "KIND:START:END:STEPS with KIND linear, exponential or cosine "
+            "(default: %(default)s)",
+        )
+        model.add_argument(
+            "--baseline-lr",
+            metavar="LR",
+            type=float,
+            default=1e-3,
+            help="learning rate of an estimator's own parameters (default: %(default)s)",
+        )
+        run = parser.add_argument_group("run")
+        run.add_argument(
+            "--run-name",
+            metavar="NAME",
+            help="name of the run's folder (default: date, time and settings)",
+        )
+        run.add_argument(
+            "--output",
+            metavar="DIR",
+            default="output",
+            help="folder of all runs (default: %(default)s)",
+        )
+        run.add_argument(
+            "--threads", metavar="N", type=int, help="CPU threads (default: PyTorch's choice)"
+        )
+        training = parser.add_argument_group("training (boilr)")
+        super()._add_args(training)
+        _hide(training, "--resume")
+
+    @classmethod
+    def _check_args(cls, args: argparse.Namespace) -> argparse.Namespace:
+        args = super()._check_args(args)
+        if args.resume:
+            raise ValueError("--resume is not supported: a run's optimiser is not saved yet.")
+        if args.dataset not in DATASETS:
+            raise ValueError(
+                f"unknown data set {args.dataset!r}. Expected one of: {', '.join(DATASETS)}."
+            )
+        if args.estimator not in ESTIMATORS:
+            raise ValueError(
+                f"unknown estimator {args.estimator!r}. "
+                f"Expected one of: {', '.join(sorted(ESTIMATORS))}."
+            )
+        for name in ("max_steps", "max_epochs", "train_log_every", "test_log_every"):
+            if getattr(args, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(args, name)}.")
+        for name in ("lr", "baseline_lr"):
+            if not getattr(args, name) > 0:
+                raise ValueError(f"{name} must be above 0, got {getattr(args, name)}.")
+        if args.checkpoint_every < 1 or args.checkpoint_every % args.test_log_every:
+            raise ValueError(
+                "'checkpoint_every' must be a multiple of 'test_log_every', but current values "
+                f"are {args.checkpoint_every} and {args.test_log_every}."
+            )
+        continue_prob = parse_schedule(args.continue_prob)
+        for step in (0, args.max_steps):
+            if not 0 < continue_prob(step) < 1:
+                raise ValueError(
+                    "--continue-prob must stay between 0 and 1, both excluded, "
+                    f"got {continue_prob(step)} at step {step}."
+                )
+        return args
+
+    @staticmethod
+    def _make_run_description(args: argparse.Namespace) -> str:
+        parts = [args.dataset, args.estimator, f"seed{args.seed}", args.additional_descr]
+        return "_".join(part for part in parts if part)
+
+    def _make_datamanager(self) -> SceneManager:
+        return SceneManager(self.args, self.device)
+
+    def _make_model(self) -> AIRModel:
+        config = make_config(self.args, tuple(self.dataloaders.data_shape))
+        air = AIR(config)
+        # The data is checked here, once, and not again at every step.
+        check_images(self.dataloaders.train.images, config)
+        check_images(self.dataloaders.test.images, config)
+        air.validate_args = False
+        estimator = make_estimator(self.args.estimator, config, self.args.num_samples)
+        return AIRModel(air, estimator)
+
+    def _make_optimizer(self) -> torch.optim.Optimizer:
+        args, model = self.args, self.model
+        groups = [{"params": list(model.air.parameters()), "lr": args.lr}]
+        if own := list(model.estimator.parameters()):
+            groups.append({"params": own, "lr": args.baseline_lr})
+        self._learning_rates = [Cosine(group["lr"], 0.0, args.max_steps) for group in groups]
+        self._continue_prob = parse_schedule(args.continue_prob)
+        return torch.optim.Adam(groups, fused=True)
+
+    def forward_pass(self, x: Tensor, y: Tensor | None = None) -> dict[str, Any]:
+        """The objective on a batch, and its metrics as scalar tensors.
+
+        Args:
+            x: images, uint8 or float in [0, 1], ``(B, C, H, W)``.
+            y: numbers of objects, int64 ``(B,)``.
+        """
+        images = x.to(self.device)
+        images = images.float() / 255 if images.dtype == torch.uint8 else images
+        air = self.model.air
+        prior = air.prior(self._continue_prob(self.model.global_step))
+        objective = self.model.estimator(air, images, prior)
+        output = objective.output
+        results: dict[str, Any] = {"loss": objective.total_loss, "bound": -objective.loss}
+        for name in METRICS:
+            results[name] = getattr(output.elbo_parts, name).mean()
+        if y is not None:
+            # The expected accuracy of one draw from q(n): its probability of the true count.
+            true = y.to(self.device).expand(output.count_probs.shape[:-1]).unsqueeze(-1)
+            results["count_accuracy"] = output.count_probs.gather(-1, true).mean()
+        if len(self.optimizer.param_groups) > 1:
+            results["auxiliary_loss"] = objective.auxiliary_loss
+        return {
+            name: value if name == "loss" else value.detach() for name, value in results.items()
+        }
+
+    def post_backward_callback(self) -> None:
+        """Set the learning rates of this step, just before it is taken."""
+        for group, schedule in zip(self.optimizer.param_groups, self._learning_rates, strict=True):
+            group["lr"] = schedule(self.model.global_step)
+
+    @classmethod
+    def get_metrics_dict(cls, results: dict[str, Any]) -> dict[str, float]:
+        """The scalars among the results, as numbers."""
+        return {
+            name: value.item() if isinstance(value, Tensor) else float(value)
+            for name, value in results.items()
+            if not isinstance(value, Tensor) or value.numel() == 1
+        }
+
+    @classmethod
+    def train_log_str(cls, summaries: dict[str, float], step: int, epoch: int | None = None) -> str:
+        """One line of training metrics."""
+        return f"train [step {step}]  {_summary(summaries)}"
+
+    @classmethod
+    def test_log_str(cls, summaries: dict[str, float], step: int, epoch: int | None = None) -> str:
+        """One line of held-out metrics."""
+        return f"held out [step {step}]  {_summary(summaries)}"
+
+    @torch.no_grad()
+    def test_procedure(self, iw_samples: int | None = None) -> dict[str, float]:
+        """Metrics on all held-out scenes.
+
+        Args:
+            iw_samples: K of the importance-weighted bound of log p(x). By default it is computed
+                every ``loglikelihood_every`` steps, with ``loglikelihood_samples``.
+        """
+        args, loader = self.args, self.dataloaders.test
+        if iw_samples is None:
+            step = self.model.global_step
+            due = step > 0 and step % args.loglikelihood_every == 0
+            iw_samples = args.loglikelihood_samples if due else 0
+        evaluation = evaluate(
+            self.model.air,
+            loader.images,
+            loader.num_objects,
+            num_samples=iw_samples,
+            batch_size=args.test_batch_size if not iw_samples else 100,
+        )
+        metrics = evaluation.to_dict()
+        left_out = {"confusion", "num_images", "num_samples"}
+        if not iw_samples:
+            left_out |= {"log_likelihood_bound", "ess"}
+        return {name: value for name, value in metrics.items() if name not in left_out}
+
+    def save_images(self, img_folder: str, nrows: int = 8) -> None:
+        """Save reconstructions of held-out scenes, with boxes, and samples of the prior."""
+        air, step = self.model.air, self.model.global_step
+        images = self.dataloaders.test.images[: nrows * nrows // 2]
+        folder = Path(img_folder)
+        save_reconstructions(air, images, folder / f"reconstruction_{step}.png")
+        save_samples(air, folder / f"sample_{step}.png", columns=nrows)
+
+
+def add_data_arguments(parser: argparse._ActionsContainer) -> None:
+    """Add the flags that say where data is found and kept."""
+    parser.add_argument(
+        "--data-root", metavar="DIR", help="where made data sets are kept (default: a cache folder)"
+    )
+    parser.add_argument(
+        "--mnist-root",
+        metavar="DIR",
+        help="where the full MNIST lies, in torchvision's layout or plain IDX",
+    )
+
+
+def make_config(args: argparse.Namespace, data_shape: tuple[int, ...]) -> AIRConfig:
+    """The model that the settings describe, for images of a shape ``(C, H, W)``."""
+    channels, height, width = data_shape
+    return AIRConfig(
+        canvas_size=(height, width),
+        channels=channels,
+        max_objects=args.max_objects,
+        z_what_size=args.z_what_size,
+        likelihood=args.likelihood,
+        likelihood_sd=args.likelihood_sd,
+        # The model keeps what a schedule ends with.
+        continue_prob=parse_schedule(args.continue_prob)(args.max_steps),
+        z_where_mean=DATASETS[args.dataset].z_where_prior_mean,
+    )
+
+
+def _summary(metrics: dict[str, float]) -> str:
+    return "  ".join(f"{name} {value:.5g}" for name, value in metrics.items())
+
+
+def _hide(group: argparse._ArgumentGroup, flag: str) -> None:
+    """Leave a flag of boilr's out of the help, where we do not offer it."""
+    for action in group._group_actions:
+        if flag in action.option_strings:
+            action.help = argparse.SUPPRESS

@@ -1,0 +1,33 @@
+"""PNG files of what a model sees and dreams."""
+
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from air import AIR
+from air.visualization import image_grid, reconstruction_grid, to_uint8
+
+
+def save_png(image: Tensor, path: Path) -> None:
+    """Save one image, float in [0, 1], ``(1 or 3, H, W)``."""
+    Image.fromarray(to_uint8(image.cpu()).numpy()).save(path)
+
+
+def save_reconstructions(air: AIR, images: Tensor, path: Path) -> None:
+    """Save inputs beside their reconstructions, with the inferred boxes in both."""
+    reading = air.infer(images)
+    picture = reconstruction_grid(images, reading.canvas, reading.boxes, reading.counts)
+    save_png(picture, path)
+
+
+def save_samples(air: AIR, path: Path, *, columns: int = 8) -> None:
+    """Save scenes from the prior, a row for each number of objects from 1 to ``max_objects``.
+
+    Under the prior of n itself nearly all scenes are empty.
+    """
+    num_objects = torch.arange(1, air.max_objects + 1).repeat_interleave(columns)
+    images = air.sample(len(num_objects), num_objects=num_objects).images
+    enlarged = images.clamp(0, 1).repeat_interleave(2, dim=-1).repeat_interleave(2, dim=-2)
+    save_png(image_grid(enlarged, columns=columns), path)

@@ -1,0 +1,8 @@
+"""Attend, Infer, Repeat from the command line; see ``python main.py --help``."""
+
+import sys
+
+from experiments.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())
