@@ -79,15 +79,11 @@ class InferenceNetwork(nn.Module):
         shape = (num_samples, images.shape[0])
         projection = self.lstm.project(self.embedding(images.flatten(1))).expand(*shape, -1)
         images = images.expand(num_samples, *images.shape)
-        state = self.lstm.initial_state(shape, images)
-        latents = images.new_zeros(*shape, 3 + self.z_what_size)
         # One call for all noise: many small ones cost more than the numbers themselves.
-        noise_shape = (self.max_objects, *latents.shape)
-        noise = (
-            images.new_zeros(noise_shape)
-            if use_means
-            else torch.randn_like(latents.expand(noise_shape))
-        )
+        noise = projection.new_zeros(self.max_objects, *shape, 3 + self.z_what_size)
+        if not use_means:
+            noise.normal_()
+        state = latents = None
         steps = []
         for step_noise in noise:
             state = self.lstm(projection, latents, state)

@@ -15,6 +15,7 @@ CUDA and quicker.
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 __all__ = ["boxes_in_pixels", "extract_glimpses", "place_objects"]
@@ -104,61 +105,89 @@ def _resample(
     images: Tensor, *, scale: Tensor, shift_x: Tensor, shift_y: Tensor, size: tuple[int, int]
 ) -> Tensor:
     """Read ``images`` at ``scale * u + shift`` for the pixel centres ``u`` of a new grid."""
-    channels, height, width = images.shape[-3:]
-    a_y = _HatMatrix.apply(scale, shift_y, size[0], height)
-    a_x = _HatMatrix.apply(scale, shift_x, size[1], width)
-    if channels == 1:  # one product for all channels would need no extra axis: skip it
-        out = a_y @ images.squeeze(-3) @ a_x.mT
-        return out.unsqueeze(-3)
-    return a_y.unsqueeze(-3) @ images @ a_x.mT.unsqueeze(-3)
+    out, *_ = _Resample.apply(
+        images.reshape(-1, *images.shape[-3:]),
+        scale.reshape(-1),
+        shift_x.reshape(-1),
+        shift_y.reshape(-1),
+        size,
+    )
+    return out.view(*images.shape[:-3], *out.shape[1:])
 
 
-class _HatMatrix(torch.autograd.Function):
-    """Rows of bilinear weights: ``A[i, j] = max(0, 1 - |position_i - j|)``.
+class _Resample(torch.autograd.Function):
+    """Bilinear sampling as two batched matrix products, and its derivatives.
 
-    Written by hand because autograd would keep and revisit five tensors as large as ``A``. Its
-    derivative needs only the two neighbours of each position.
+    Written by hand because autograd would keep and revisit five tensors as large as the weights,
+    though their derivative needs only the two neighbours of each position.
     """
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(scale: Tensor, shift: Tensor, num_out: int, num_in: int) -> Tensor:
-        pixels = torch.arange(num_in, device=scale.device, dtype=scale.dtype)
-        distance = (_positions(scale, shift, num_out, num_in).unsqueeze(-1) - pixels).abs()
-        return (1 - distance).clamp(min=0)
+    def forward(
+        images: Tensor, scale: Tensor, shift_x: Tensor, shift_y: Tensor, size: tuple[int, int]
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The samples, and what the derivatives need."""
+        a_x = _hat_matrix(scale, shift_x, size[1], images.shape[-1])
+        a_y = _hat_matrix(scale, shift_y, size[0], images.shape[-2])
+        rows = a_y.unsqueeze(1) @ images
+        return rows @ a_x.mT.unsqueeze(1), rows, a_x, a_y
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, int, int], output: Tensor) -> None:
-        scale, shift, ctx.num_out, ctx.num_in = inputs
-        ctx.save_for_backward(scale, shift)
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        images, scale, shift_x, shift_y, _ = inputs
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(images, scale, shift_x, shift_y, *output[1:])
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        scale, shift = ctx.saved_tensors
-        num_in = ctx.num_in
-        lower = _positions(scale, shift, ctx.num_out, num_in).floor()
-        # A position moves weight from its lower to its upper neighbour; outside the image
-        # there is none to give or to take.
-        below, above = (
-            grad.gather(-1, index.clamp(0, num_in - 1).long().unsqueeze(-1)).squeeze(-1)
-            * ((index >= 0) & (index < num_in))
-            for index in (lower, lower + 1)
-        )
-        grad_position = (above - below) * (num_in / 2)
-        centres = _pixel_centres(ctx.num_out, scale)
-        return (grad_position * centres).sum(dim=-1), grad_position.sum(dim=-1), None, None
+    def backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+        if grad is None:  # the samples were not used
+            return None, None, None, None, None
+        images, scale, shift_x, shift_y, rows, a_x, a_y = ctx.saved_tensors
+        grad_rows = grad @ a_x.unsqueeze(1)
+        grad_images = a_y.mT.unsqueeze(1) @ grad_rows if ctx.needs_input_grad[0] else None
+        grad_a_x = _sum_channels(grad.mT @ rows)
+        grad_a_y = _sum_channels(grad_rows @ images.mT)
+        scale_x, grad_shift_x = _hat_matrix_backward(grad_a_x, scale, shift_x)
+        scale_y, grad_shift_y = _hat_matrix_backward(grad_a_y, scale, shift_y)
+        return grad_images, scale_x + scale_y, grad_shift_x, grad_shift_y, None
+
+
+def _hat_matrix(scale: Tensor, shift: Tensor, num_out: int, num_in: int) -> Tensor:
+    """Rows of bilinear weights, ``max(0, 1 - |position_i - j|)``: ``(N, num_out, num_in)``."""
+    position = _positions(scale, shift, num_out, num_in).unsqueeze(-1)
+    weights = position - torch.arange(num_in, device=scale.device, dtype=scale.dtype)
+    return weights.abs_().neg_().add_(1).relu_()
+
+
+def _hat_matrix_backward(grad: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+    """Derivatives by scale and shift, each ``(N,)``, from ``(N, num_out, num_in)``."""
+    num_out, num_in = grad.shape[-2:]
+    lower = _positions(scale, shift, num_out, num_in).floor_()
+    # A position moves weight from its lower to its upper neighbour. Outside the image there is
+    # none to give or to take: two columns of zeros on either side stand for it.
+    padded = F.pad(grad, (2, 2))
+    index = (lower + 2).clamp(0, num_in + 2).long().unsqueeze(-1)
+    neighbours = padded.gather(-1, torch.cat([index, index + 1], dim=-1))
+    grad_position = (neighbours[..., 1] - neighbours[..., 0]) * (num_in / 2)
+    return grad_position @ _pixel_centres(num_out, scale), grad_position.sum(dim=-1)
+
+
+def _sum_channels(grad: Tensor) -> Tensor:
+    return grad.squeeze(1) if grad.shape[1] == 1 else grad.sum(dim=1)
 
 
 def _positions(scale: Tensor, shift: Tensor, num_out: int, num_in: int) -> Tensor:
-    """Where each output pixel reads, in units of input pixels: ``(*, num_out)``."""
+    """Where each output pixel reads, in units of input pixels: ``(N, num_out)``."""
     # (coordinate + 1) * num_in / 2 - 1/2: pixel centres have whole numbers as positions.
     half = num_in / 2
     centres = _pixel_centres(num_out, scale) * half
-    return scale.unsqueeze(-1) * centres + (shift.unsqueeze(-1) * half + (half - 0.5))
+    return torch.addcmul((shift * half + (half - 0.5)).unsqueeze(-1), scale.unsqueeze(-1), centres)
 
 
 def _pixel_centres(number: int, like: Tensor) -> Tensor:
     """Coordinates in [-1, 1] of the centres of ``number`` pixels."""
-    index = torch.arange(number, device=like.device, dtype=like.dtype)
-    return (2 * index + 1) / number - 1
+    last = 1 - 1 / number
+    return torch.linspace(-last, last, number, device=like.device, dtype=like.dtype)

@@ -51,7 +51,7 @@ def draw_boxes(images: Tensor, boxes: Tensor, num_objects: Tensor, *, scale: int
     _check_images(images, "images")
     if scale < 1:
         raise ValueError(f"scale must be a whole number of at least 1, got {scale}.")
-    batch, _, height, width = images.shape
+    batch = len(images)
     if boxes.dim() != 3 or boxes.shape[0] != batch or boxes.shape[2] != 4:
         raise ValueError(
             f"boxes must have shape (B, T, 4) with B = {batch}, got {tuple(boxes.shape)}."

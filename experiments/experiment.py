@@ -333,7 +333,7 @@ def make_config(args: argparse.Namespace, data_shape: tuple[int, ...]) -> AIRCon
         likelihood_sd=args.likelihood_sd,
         # The model keeps what a schedule ends with.
         continue_prob=parse_schedule(args.continue_prob)(args.max_steps),
-        z_where_mean=DATASETS[args.dataset].z_where_prior_mean,
+        z_where_mean=DATASETS[args.dataset].z_where_mean,
     )
 
 

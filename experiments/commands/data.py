@@ -15,8 +15,8 @@ from air.visualization import draw_boxes, image_grid, to_uint8
 from experiments.datasets import (
     DATASETS,
     DEFAULT_DATASET,
-    DataSplits,
     DatasetSpec,
+    DataSplits,
     Scenes,
     cache_path,
     load_dataset,
@@ -92,7 +92,7 @@ def _list_datasets(*, as_json: bool) -> None:
 
 def _describe(args: argparse.Namespace) -> None:
     if args.picture is not None:
-        # Before the minute of work, not after it.
+        # Before the work, not after it.
         _check_picture(args.picture, default=_default_picture(args.name, args.data_root))
     start = time.perf_counter()
     splits = load_dataset(args.name, data_root=args.data_root, mnist_root=args.mnist_root)
@@ -125,7 +125,7 @@ def _facts(spec: DatasetSpec) -> dict[str, Any]:
         "max_count": spec.max_count,
         "canvas_size": list(spec.canvas_size),
         "channels": spec.channels,
-        "z_where_prior_mean": list(spec.z_where_prior_mean),
+        "z_where_mean": list(spec.z_where_mean),
     }
 
 

@@ -71,7 +71,7 @@ class DatasetSpec:
     channels: int = 1
     max_count: int = 2
     """The most objects in a scene."""
-    z_where_prior_mean: tuple[float, float, float] = (3.0, 0.0, 0.0)
+    z_where_mean: tuple[float, float, float] = (3.0, 0.0, 0.0)
     """Prior mean of (s, x, y) that fits the objects' size."""
 
 

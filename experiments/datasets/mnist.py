@@ -14,8 +14,9 @@ import tempfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,9 +80,7 @@ class Digits:
 def embedded_digits() -> Digits:
     """The 10 000 digits of MNIST's test split, shipped with this package."""
     folder = Path(__file__).parent / "mnist"
-    return _read_digits(
-        folder / "t10k-images-idx3-ubyte.gz", folder / "t10k-labels-idx1-ubyte.gz"
-    )
+    return _read_digits(folder / "t10k-images-idx3-ubyte.gz", folder / "t10k-labels-idx1-ubyte.gz")
 
 
 def full_mnist(mnist_root: Path | None = None, *, data_root: Path) -> Digits:
@@ -226,10 +225,12 @@ def _download(data_root: Path) -> Digits:
         with contextlib.suppress(OSError):
             for name in (_LABELS, _IMAGES):
                 content = (raw / name).read_bytes()
-                write_atomically(
-                    data_root / _LAYOUTS[0] / name, lambda file, c=content: file.write(c)
-                )
+                write_atomically(data_root / _LAYOUTS[0] / name, partial(_write, content=content))
     return digits
+
+
+def _write(file: BinaryIO, *, content: bytes) -> None:
+    file.write(content)
 
 
 @contextlib.contextmanager

@@ -190,8 +190,8 @@ def _place_digit(
     top = int(random.randint(0, CANVAS - size))
     left = int(random.randint(0, CANVAS - size))
     canvas[top : top + size, left : left + size] += small
-    columns = small.any(axis=0).nonzero()[0]
-    rows = small.any(axis=1).nonzero()[0]
+    columns = np.flatnonzero(small.any(axis=0))
+    rows = np.flatnonzero(small.any(axis=1))
     if len(columns) == 0:  # a blank digit, which MNIST has none of: all of its square
         columns = rows = np.array([0, size - 1])
     # Edges, so one more than the last pixel.

@@ -203,7 +203,7 @@ def save_splits(splits: DataSplits, path: Path) -> None:
     checksum = np.array(_checksum(arrays))
 
     def write(file: BinaryIO) -> None:
-        np.savez_compressed(file, checksum=checksum, **arrays)  # type: ignore[arg-type]
+        np.savez_compressed(file, checksum=checksum, **arrays)
 
     write_atomically(path, write)
 
@@ -216,26 +216,9 @@ def load_splits(path: Path) -> DataSplits:
         OSError: if it cannot be read.
         DamagedFileError: if it is not what was written: cut, altered or something else.
     """
-    names = [f"{split}_{field}" for split in _SPLITS for field in (*_FIELDS, "name")]
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in ("name", *names)}
-            expected = str(file["checksum"])
-    except (FileNotFoundError, IsADirectoryError, PermissionError):
-        raise
-    except (
-        AttributeError,  # a lone array, which is no archive and no context manager
-        EOFError,
-        KeyError,
-        MemoryError,
-        NotImplementedError,
-        OSError,
-        TypeError,
-        ValueError,
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as error:
-        raise DamagedFileError(f"{path} is damaged or no file of scenes ({error}).") from error
+    # Opened here: numpy leaves the file open when it finds a damaged archive.
+    with open(path, "rb") as raw:
+        arrays, expected = _read_arrays(raw, path)
     if _checksum(arrays) != expected:
         raise DamagedFileError(f"{path} is damaged: its checksum is not the one it was saved with.")
     try:
@@ -251,7 +234,7 @@ def load_splits(path: Path) -> DataSplits:
         raise DamagedFileError(f"{path} holds no valid scenes ({error}).") from error
 
 
-def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
+def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Write a file so that others see the old one or the new one, never a part.
 
     Args:
@@ -274,6 +257,27 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def _read_arrays(raw: BinaryIO, path: Path) -> tuple[dict[str, NDArray[Any]], str]:
+    """The arrays of a data set, and the checksum that they were saved with."""
+    names = [f"{split}_{field}" for split in _SPLITS for field in (*_FIELDS, "name")]
+    try:
+        with np.load(raw, allow_pickle=False) as file:
+            return {name: file[name] for name in ("name", *names)}, str(file["checksum"])
+    except (
+        AttributeError,  # a lone array, which is no archive and no context manager
+        EOFError,
+        KeyError,
+        MemoryError,
+        NotImplementedError,
+        OSError,
+        TypeError,
+        ValueError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
+        raise DamagedFileError(f"{path} is damaged or no file of scenes ({error}).") from error
+
+
 def _checksum(arrays: dict[str, NDArray[Any]]) -> str:
     """SHA-256 over the names, types, shapes and bytes of all arrays."""
     digest = hashlib.sha256()
@@ -286,4 +290,4 @@ def _checksum(arrays: dict[str, NDArray[Any]]) -> str:
 
 def _bytes(array: NDArray[Any]) -> memoryview:
     """The bytes in C order, without a copy where they already are."""
-    return memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
