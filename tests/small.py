@@ -1,0 +1,33 @@
+"""A small model and images for it, for tests that need no trained one."""
+
+import torch
+
+from air import AIR, AIRConfig
+
+CONFIG = AIRConfig(
+    canvas_size=(14, 12),
+    glimpse_size=(6, 5),
+    max_objects=3,
+    z_what_size=4,
+    lstm_size=16,
+    predictor_hidden=(12,),
+    encoder_hidden=(12,),
+    decoder_hidden=(12,),
+    continue_prob=0.3,
+)
+
+
+def small_model(seed=0, dtype=torch.float32, **changes):
+    """A model with random weights, larger than usual so that no term of the bound is flat."""
+    torch.manual_seed(seed)
+    model = AIR(AIRConfig(**(CONFIG.to_dict() | changes))).to(dtype)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.5)
+    return model
+
+
+def small_images(number=5, seed=1, dtype=torch.float32, config=CONFIG):
+    """Random images in [0, 1]."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(number, *config.image_shape, generator=generator, dtype=dtype)

@@ -1,0 +1,79 @@
+import json
+
+import pytest
+import torch
+
+from air.checkpoint import from_pretrained, save_pretrained
+from tests.small import small_images, small_model
+
+
+@pytest.fixture
+def saved(tmp_path):
+    model = small_model(likelihood="bernoulli")
+    save_pretrained(model, tmp_path / "model")
+    return model, tmp_path / "model"
+
+
+def test_round_trip(saved):
+    model, folder = saved
+    loaded = from_pretrained(folder)
+    assert loaded.config == model.config
+    assert not loaded.training
+    images = small_images().round()
+    assert loaded.infer(images).count_probs.equal(model.infer(images).count_probs)
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
+
+
+def test_nothing_is_overwritten_unasked(saved):
+    _, folder = saved
+    other = small_model(seed=9, likelihood="bernoulli")
+    with pytest.raises(FileExistsError, match="overwrite=True"):
+        save_pretrained(other, folder)
+    save_pretrained(other, folder, overwrite=True)
+    weight = from_pretrained(folder).state_dict()["inference.lstm.recurrence.weight"]
+    assert weight.equal(other.state_dict()["inference.lstm.recurrence.weight"])
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_missing_file(saved, name):
+    _, folder = saved
+    (folder / name).unlink()
+    with pytest.raises(FileNotFoundError, match=f"{name} is missing"):
+        from_pretrained(folder)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[" * 100_000, b'{"n": 1}'])
+def test_damaged_config(saved, content):
+    _, folder = saved
+    (folder / "config.json").write_bytes(content)
+    with pytest.raises(ValueError, match=r"config\.json is no configuration"):
+        from_pretrained(folder)
+
+
+@pytest.mark.parametrize("keep", [0, 7, 200, -1])
+def test_damaged_weights(saved, keep):
+    _, folder = saved
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(ValueError, match="is damaged"):
+        from_pretrained(folder)
+
+
+def test_weights_of_another_model(saved):
+    _, folder = saved
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"z_what_size": 9, "lstm_size": 8}))
+    with pytest.raises(ValueError, match=r"of another shape are .* and others"):
+        from_pretrained(folder)
+
+
+def test_a_pickle_is_never_run(saved, tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "canary"), "w"))
+
+    _, folder = saved
+    torch.save(Bomb(), folder / "model.safetensors")
+    with pytest.raises(ValueError, match="is damaged"):
+        from_pretrained(folder)
+    assert not (tmp_path / "canary").exists()
