@@ -201,7 +201,7 @@ def test_bad_configs_are_refused(fields, message):
 
 
 def test_bad_json_is_refused():
-    with pytest.raises(ValueError, match="unknown config field.*'n_obj'"):
+    with pytest.raises(ValueError, match=r"unknown config field.*'n_obj'"):
         AIRConfig.from_json(json.dumps({"n_obj": 3}))
     with pytest.raises(ValueError, match="object of fields"):
         AIRConfig.from_json("[1]")

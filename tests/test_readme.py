@@ -1,0 +1,50 @@
+"""The README's commands are the ones that are run, and its code runs."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, flags=re.DOTALL)
+
+
+def test_ci_runs_the_readme_command():
+    commands = [text.strip() for kind, text in BLOCKS if kind == "bash"]
+    ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+    assert ci[-1] in commands
+    assert "pytest" in ci[-1]
+
+
+@pytest.mark.parametrize("text", [text for kind, text in BLOCKS if kind == "python"])
+def test_python_blocks_run(text, tmp_path, monkeypatch):
+    from air import AIR
+    from air.checkpoint import save_pretrained
+
+    save_pretrained(AIR(), tmp_path / "output" / "first" / "model")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(text, "README.md", "exec"), {})
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        line.split("#")[0].strip()
+        for kind, text in BLOCKS
+        if kind == "bash"
+        for line in text.splitlines()
+        if line.startswith("python main.py")
+    ],
+)
+def test_command_lines_parse(line):
+    from experiments.cli import make_parser
+
+    arguments = line.split()[2:] or ["train"]
+    if "--help" not in arguments:
+        make_parser().parse_args(arguments)
+
+
+def test_linked_pictures_exist():
+    for target in re.findall(r"!\[.*?\]\((.*?)\)", README):
+        assert (ROOT / target).is_file()
