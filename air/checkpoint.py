@@ -7,7 +7,8 @@ from pathlib import Path
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from air.model import AIR, AIRConfig
+from air.config import AIRConfig
+from air.model import AIR
 
 __all__ = ["from_pretrained", "save_pretrained"]
 

@@ -66,7 +66,13 @@ class InferenceNetwork(nn.Module):
         self.glimpse_size = glimpse_size
 
     def forward(
-        self, images: Tensor, p_z_where: Normal, num_samples: int = 1, *, use_means: bool = False
+        self,
+        images: Tensor,
+        p_z_where: Normal,
+        num_samples: int = 1,
+        *,
+        use_means: bool = False,
+        detach_samples: bool = False,
     ) -> Rollout:
         """Unroll all T steps as if every object were present.
 
@@ -75,6 +81,8 @@ class InferenceNetwork(nn.Module):
             p_z_where: prior of one pose. q is written as an offset and a factor of it.
             num_samples: K, independent rollouts of each image.
             use_means: take each latent's mean instead of a draw.
+            detach_samples: let no gradient pass through the draws, as where q is trained by
+                its log-density at them.
         """
         shape = (num_samples, images.shape[0])
         projection = self.lstm.project(self.embedding(images.flatten(1))).expand(*shape, -1)
@@ -87,28 +95,37 @@ class InferenceNetwork(nn.Module):
         steps = []
         for step_noise in noise:
             state = self.lstm(projection, latents, state)
-            step = self._step(images, state, p_z_where, step_noise)
+            step = self._step(images, state, p_z_where, step_noise, detach_samples)
             latents = torch.cat([step.z_where, step.z_what], dim=-1)
             steps.append(step)
         stacked = (torch.stack(field, dim=2) for field in zip(*steps, strict=True))
         return Rollout(**dict(zip(_Step._fields, stacked, strict=True)))
 
-    def _step(self, images: Tensor, state: LSTMState, p_z_where: Normal, noise: Tensor) -> _Step:
+    def _step(
+        self,
+        images: Tensor,
+        state: LSTMState,
+        p_z_where: Normal,
+        noise: Tensor,
+        detach_samples: bool,
+    ) -> _Step:
         where_noise, what_noise = noise.split([3, self.z_what_size], dim=-1)
         prediction = self.predictor(state.hidden)
         z_where_mean = p_z_where.loc + p_z_where.scale * prediction.z_where_offset
         z_where_sd = p_z_where.scale * prediction.z_where_factor
         z_where = z_where_mean + z_where_sd * where_noise
+        z_where = z_where.detach() if detach_samples else z_where
         scale, shift = z_where.split([1, 2], dim=-1)
         pose = torch.cat([scale.clamp(min=self.min_scale), shift], dim=-1)
         glimpses = extract_glimpses(images, pose, self.glimpse_size)
         z_what_mean, z_what_sd = self.encoder(glimpses)
+        z_what = z_what_mean + z_what_sd * what_noise
         return _Step(
             continue_logits=prediction.continue_logit,
             z_where=z_where,
             z_where_mean=z_where_mean,
             z_where_sd=z_where_sd,
-            z_what=z_what_mean + z_what_sd * what_noise,
+            z_what=z_what.detach() if detach_samples else z_what,
             z_what_mean=z_what_mean,
             z_what_sd=z_what_sd,
             glimpses=glimpses,

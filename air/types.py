@@ -66,6 +66,14 @@ class CountTensors:
     kl_z_what: Tensor
     """Analytic KL of each step's z_what: ``(K, B, T)``."""
 
+    def expand_samples(self, num_samples: int) -> "CountTensors":
+        """The same rollout, seen as ``num_samples`` (K was 1)."""
+        fields = {
+            name: value if name == "log_p" else value.expand(num_samples, -1, -1)
+            for name, value in vars(self).items()
+        }
+        return CountTensors(**fields)
+
     @property
     def kl_latents(self) -> Tensor:
         """Analytic KL of the first n z_where and z_what: ``(K, B, T + 1)``."""

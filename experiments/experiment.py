@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from air import AIR, AIRConfig, Cosine, make_estimator
+from air.config import check_images
 from air.estimators import ESTIMATORS
 from air.evaluation import evaluate
-from air.model import check_images
 from air.schedules import parse_schedule
 from experiments.boilr_model import AIRModel
 from experiments.datasets import DATASETS

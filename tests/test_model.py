@@ -43,7 +43,7 @@ class TestEveryModel:
     def test_every_parameter_gets_a_gradient(self, changes):
         for name in ESTIMATORS:
             model, images = variant(changes)
-            estimator = make_estimator(name, model.config)
+            estimator = make_estimator(name, model.config, num_samples=2)
             estimator(model, images).total_loss.backward()
             for key, parameter in [*model.named_parameters(), *estimator.named_parameters()]:
                 if model.max_objects == 1 and "recurrence" in key:
