@@ -1,0 +1,1 @@
+"""Measurements kept with the project, and the tables made of them."""
