@@ -16,6 +16,7 @@ __all__ = [
     "ImageLSTM",
     "LSTMState",
     "Linear",
+    "StepPrediction",
     "StepPredictor",
 ]
 

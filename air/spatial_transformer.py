@@ -169,7 +169,8 @@ def _hat_matrix_backward(grad: Tensor, scale: Tensor, shift: Tensor) -> tuple[Te
     # A position moves weight from its lower to its upper neighbour. Outside the image there is
     # none to give or to take: two columns of zeros on either side stand for it.
     padded = F.pad(grad, (2, 2))
-    index = (lower + 2).clamp(0, num_in + 2).long().unsqueeze(-1)
+    # Clamped as whole numbers: a NaN, too, must not read outside of the matrix.
+    index = (lower + 2).long().clamp(0, num_in + 2).unsqueeze(-1)
     neighbours = padded.gather(-1, torch.cat([index, index + 1], dim=-1))
     grad_position = (neighbours[..., 1] - neighbours[..., 0]) * (num_in / 2)
     return grad_position @ _pixel_centres(num_out, scale), grad_position.sum(dim=-1)

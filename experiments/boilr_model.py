@@ -12,7 +12,7 @@ from torch import Tensor
 from air import AIR
 from air.estimators import Estimator
 
-_CHECKPOINT = re.compile(r"model_(\d+)\.pt")
+_CHECKPOINT = re.compile(r"model_(0|[1-9][0-9]*)\.pt")
 
 
 class AIRModel(boilr.models.BaseGenerativeModel):
@@ -44,6 +44,7 @@ class AIRModel(boilr.models.BaseGenerativeModel):
                 torch.save(self.state_dict(), file)
                 file.flush()
                 os.fsync(file.fileno())
+                os.chmod(file.name, 0o644)  # temporary files are readable by their owner only
                 os.replace(file.name, target)
             except BaseException:
                 os.unlink(file.name)

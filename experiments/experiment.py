@@ -71,8 +71,8 @@ class AIRExperiment(boilr.VAEExperimentManager):
             "max_steps": 20_000,
             "seed": 0,
             "train_log_every": 100,
-            "test_log_every": 2_000,
-            "checkpoint_every": 2_000,
+            "test_log_every": 4_000,
+            "checkpoint_every": 4_000,
             "loglikelihood_every": 1_000_000,
             "loglikelihood_samples": 100,
         }
@@ -165,6 +165,21 @@ class AIRExperiment(boilr.VAEExperimentManager):
 
     @classmethod
     def _check_args(cls, args: argparse.Namespace) -> argparse.Namespace:
+        for name in (
+            "train_log_every",
+            "test_log_every",
+            "loglikelihood_every",
+            "checkpoint_every",
+            "max_steps",
+            "max_epochs",
+        ):
+            if getattr(args, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(args, name)}.")
+        for name in ("test_imgs_every", "threads"):
+            if getattr(args, name) is not None and getattr(args, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(args, name)}.")
+        if args.max_grad_norm is not None and not args.max_grad_norm > 0:
+            raise ValueError(f"max_grad_norm must be above 0, got {args.max_grad_norm}.")
         args = super()._check_args(args)
         if args.resume:
             raise ValueError("--resume is not supported: a run's optimiser is not saved yet.")
@@ -177,13 +192,10 @@ class AIRExperiment(boilr.VAEExperimentManager):
                 f"unknown estimator {args.estimator!r}. "
                 f"Expected one of: {', '.join(sorted(ESTIMATORS))}."
             )
-        for name in ("max_steps", "max_epochs", "train_log_every", "test_log_every"):
-            if getattr(args, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(args, name)}.")
         for name in ("lr", "baseline_lr"):
             if not getattr(args, name) > 0:
                 raise ValueError(f"{name} must be above 0, got {getattr(args, name)}.")
-        if args.checkpoint_every < 1 or args.checkpoint_every % args.test_log_every:
+        if args.checkpoint_every % args.test_log_every:
             raise ValueError(
                 "'checkpoint_every' must be a multiple of 'test_log_every', but current values "
                 f"are {args.checkpoint_every} and {args.test_log_every}."
@@ -205,8 +217,13 @@ class AIRExperiment(boilr.VAEExperimentManager):
     def _make_datamanager(self) -> SceneManager:
         return SceneManager(self.args, self.device)
 
+    @property
+    def num_steps(self) -> int:
+        """Steps that the run will take: those of ``max_steps`` or ``max_epochs``."""
+        return min(self.args.max_steps, self.args.max_epochs * len(self.dataloaders.train))
+
     def _make_model(self) -> AIRModel:
-        config = make_config(self.args, tuple(self.dataloaders.data_shape))
+        config = make_config(self.args, tuple(self.dataloaders.data_shape), self.num_steps)
         air = AIR(config)
         # The data is checked here, once, and not again at every step.
         check_images(self.dataloaders.train.images, config)
@@ -220,7 +237,7 @@ class AIRExperiment(boilr.VAEExperimentManager):
         groups = [{"params": list(model.air.parameters()), "lr": args.lr}]
         if own := list(model.estimator.parameters()):
             groups.append({"params": own, "lr": args.baseline_lr})
-        self._learning_rates = [Cosine(group["lr"], 0.0, args.max_steps) for group in groups]
+        self._learning_rates = [Cosine(group["lr"], 0.0, self.num_steps) for group in groups]
         self._continue_prob = parse_schedule(args.continue_prob)
         return torch.optim.Adam(groups, fused=True)
 
@@ -321,8 +338,14 @@ def add_data_arguments(parser: argparse._ActionsContainer) -> None:
     )
 
 
-def make_config(args: argparse.Namespace, data_shape: tuple[int, ...]) -> AIRConfig:
-    """The model that the settings describe, for images of a shape ``(C, H, W)``."""
+def make_config(args: argparse.Namespace, data_shape: tuple[int, ...], num_steps: int) -> AIRConfig:
+    """The model that the settings describe.
+
+    Args:
+        args: the settings.
+        data_shape: of an image, ``(C, H, W)``.
+        num_steps: steps of the run; the model keeps what a schedule ends with.
+    """
     channels, height, width = data_shape
     return AIRConfig(
         canvas_size=(height, width),
@@ -331,8 +354,7 @@ def make_config(args: argparse.Namespace, data_shape: tuple[int, ...]) -> AIRCon
         z_what_size=args.z_what_size,
         likelihood=args.likelihood,
         likelihood_sd=args.likelihood_sd,
-        # The model keeps what a schedule ends with.
-        continue_prob=parse_schedule(args.continue_prob)(args.max_steps),
+        continue_prob=parse_schedule(args.continue_prob)(num_steps),
         z_where_mean=DATASETS[args.dataset].z_where_mean,
     )
 

@@ -72,22 +72,31 @@ class Run:
 
         Raises:
             FileExistsError: if a run of that name exists.
-            ValueError: if the name is no plain folder name.
+            ValueError: if the name or the description is no plain folder name.
         """
+        cls.check_free(output, name, description)
         if name is not None:
-            _check_name(name)
             run = cls(Path(output) / name)
-            try:
-                run.folder.mkdir(parents=True)
-            except FileExistsError:
-                raise FileExistsError(
-                    f"a run named {name!r} exists in {output}. Choose another --run-name."
-                ) from None
+            run.folder.mkdir(parents=True)
         else:
             run = cls._create_unique(Path(output), description)
         for folder in (run.checkpoint_folder, run.image_folder, run.tensorboard_folder):
             folder.mkdir(parents=True)
         return run
+
+    @classmethod
+    def check_free(cls, output: str, name: str | None, description: str) -> None:
+        """Check that :meth:`create` can make this run, before any work is done for it.
+
+        Raises:
+            FileExistsError: if a run of that name exists.
+            ValueError: if the name or the description is no plain folder name.
+        """
+        _check_name(description if name is None else name)
+        if name is not None and (Path(output) / name).exists():
+            raise FileExistsError(
+                f"a run named {name!r} exists in {output}. Choose another --run-name."
+            )
 
     @classmethod
     def _create_unique(cls, output: Path, description: str) -> "Run":
@@ -128,7 +137,7 @@ class Run:
 
     def write_config(self, args: argparse.Namespace, **more: Any) -> None:
         """Save the arguments, and what else describes the run, as JSON."""
-        text = json.dumps({"args": vars(args), **more}, indent=2)
+        text = json.dumps({"args": vars(args), **more}, indent=2, default=str)
         self.config_path.write_text(text + "\n", encoding="utf-8")
 
     def read_config(self) -> dict[str, Any]:
@@ -139,8 +148,9 @@ class Run:
         """
         try:
             config = json.loads(self.config_path.read_text(encoding="utf-8"))
-            if not isinstance(config["args"], dict) or not isinstance(config["air"], dict):
-                raise TypeError("args and air must be objects")
+            kinds = {"args": dict, "air": dict, "dataset": str}
+            if not all(isinstance(config[name], kind) for name, kind in kinds.items()):
+                raise TypeError("args and air must be objects, dataset a name")
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ValueError(f"{self.config_path} is no run's configuration: {error}") from error
         return config

@@ -1,5 +1,6 @@
 """The training loop: boilr's, with its faults mended."""
 
+import itertools
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -34,6 +35,8 @@ class Trainer(boilr.Trainer):
         # boilr's own constructor pickles the settings and cannot name a run.
         args = experiment.args
         self.experiment = experiment
+        if not args.dry_run:
+            Run.check_free(args.output, args.run_name, experiment.run_description)
         if args.threads:
             torch.set_num_threads(args.threads)
         use_cuda = torch.cuda.is_available() and not args.no_cuda
@@ -59,16 +62,16 @@ class Trainer(boilr.Trainer):
     def run(self) -> dict[str, float]:
         """Train to the last step; returns the last held-out metrics."""
         experiment, model = self.experiment, self.experiment.model
-        args = experiment.args
+        args, last_step = experiment.args, experiment.num_steps
         window = _Window()
         held_out: dict[str, float] = {}
         model.train()
-        with tqdm(total=args.max_steps, desc="train", unit="step", dynamic_ncols=True) as bar:
+        with tqdm(total=last_step, desc="train", unit="step", dynamic_ncols=True) as bar:
             for epoch, x, y in self._batches():
                 self._step(x, y, window)
                 bar.update()
                 step = model.global_step
-                last = step == args.max_steps
+                last = step == last_step
                 if last or step % args.train_log_every == 0:
                     images_per_s = window.length * args.batch_size / window.seconds(bar)
                     metrics = window.means() | {"images_per_s": images_per_s}
@@ -77,16 +80,12 @@ class Trainer(boilr.Trainer):
                     bar.set_postfix_str(_postfix(metrics))
                     window = _Window(bar)
                 if last or step % args.test_log_every == 0:
-                    held_out = self._held_out(step, epoch)
+                    held_out = self._held_out(step, epoch, last)
                     window = _Window(bar)  # testing is no part of the training speed
                 if self.run_folder and (last or step % args.checkpoint_every == 0):
                     model.checkpoint(
                         str(self.run_folder.checkpoint_folder), args.keep_checkpoint_max
                     )
-        if not held_out or model.global_step < args.max_steps:  # ended by --max-epochs
-            held_out = self._held_out(model.global_step, args.max_epochs)
-            if self.run_folder:
-                model.checkpoint(str(self.run_folder.checkpoint_folder), args.keep_checkpoint_max)
         if self.run_folder:
             save_pretrained(model.air, self.run_folder.pretrained_folder)
         if self.tb_writer:
@@ -94,11 +93,11 @@ class Trainer(boilr.Trainer):
         return held_out
 
     def _batches(self) -> Iterator[tuple[int, Tensor, Tensor]]:
-        """Epoch, images and labels, until the last step or epoch."""
-        args = self.experiment.args
-        for epoch in range(1, args.max_epochs + 1):
-            for x, y in self.experiment.dataloaders.train:
-                if self.experiment.model.global_step >= args.max_steps:
+        """Epoch, images and labels, until the last step."""
+        experiment = self.experiment
+        for epoch in itertools.count(1):
+            for x, y in experiment.dataloaders.train:
+                if experiment.model.global_step >= experiment.num_steps:
                     return
                 yield epoch, x, y
 
@@ -116,16 +115,15 @@ class Trainer(boilr.Trainer):
         experiment.model.increment_global_step()
         window.add(results)
 
-    def _held_out(self, step: int, epoch: int) -> dict[str, float]:
+    def _held_out(self, step: int, epoch: int, last: bool) -> dict[str, float]:
         """Test, log and save pictures."""
         experiment = self.experiment
         experiment.model.eval()
         metrics = experiment.test_procedure()
+        self._guard(metrics, step)  # the last update may have broken what was fine before it
         tqdm.write(experiment.test_log_str(metrics, step, epoch))
         self._log(metrics, step, "held_out")
-        if self.run_folder and (
-            step % experiment.args.test_imgs_every == 0 or step == experiment.args.max_steps
-        ):
+        if self.run_folder and (last or step % experiment.args.test_imgs_every == 0):
             experiment.save_images(str(self.run_folder.image_folder))
         experiment.model.train()
         return metrics

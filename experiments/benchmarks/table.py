@@ -58,9 +58,7 @@ def format_table(groups: dict[tuple[str, str], list[dict[str, Any]]]) -> str:
     return "\n".join(lines)
 
 
-def _spread(
-    records: list[dict[str, Any]], name: str, factor: float, digits: int, unit: str
-) -> str:
+def _spread(records: list[dict[str, Any]], name: str, factor: float, digits: int, unit: str) -> str:
     """Mean and, over several seeds, the standard deviation."""
     values = [record[name] * factor for record in records]
     text = f"{statistics.fmean(values):.{digits}f}"

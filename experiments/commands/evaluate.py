@@ -83,8 +83,9 @@ def run(args: argparse.Namespace) -> int:
     for name, least in (("samples", 0), ("batch_size", 1)):
         if getattr(args, name) < least:
             raise ValueError(f"{name} must be at least {least}, got {getattr(args, name)}.")
-    if args.images is not None and args.images < 1:
-        raise ValueError(f"images must be at least 1, got {args.images}.")
+    for name in ("images", "threads"):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            raise ValueError(f"{name} must be at least 1, got {getattr(args, name)}.")
     if args.threads:
         torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
