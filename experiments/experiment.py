@@ -161,7 +161,7 @@ class AIRExperiment(boilr.VAEExperimentManager):
         )
         training = parser.add_argument_group("training (boilr)")
         super()._add_args(training)
-        _hide(training, "--resume")
+        _complete_help(training)
 
     @classmethod
     def _check_args(cls, args: argparse.Namespace) -> argparse.Namespace:
@@ -363,8 +363,10 @@ def _summary(metrics: dict[str, float]) -> str:
     return "  ".join(f"{name} {value:.5g}" for name, value in metrics.items())
 
 
-def _hide(group: argparse._ArgumentGroup, flag: str) -> None:
-    """Leave a flag of boilr's out of the help, where we do not offer it."""
+def _complete_help(group: argparse._ArgumentGroup) -> None:
+    """Show the defaults of boilr's flags, and leave out the one that we do not offer."""
     for action in group._group_actions:
-        if flag in action.option_strings:
+        if "--resume" in action.option_strings:
             action.help = argparse.SUPPRESS
+        elif action.help and action.default not in (None, "") and action.nargs != 0:
+            action.help += " (default: %(default)s)"
