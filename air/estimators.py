@@ -162,8 +162,9 @@ class Reinforce(Estimator):
             network around the running mean, in units of the running standard deviation (a
             target of 600 nats takes the network alone thousands of steps to reach).
         baseline_hidden: sizes of the network's hidden layers.
-        decay: of the running statistics. They move after a batch has used them; the first batch
-            takes its own.
+        decay: of the running statistics. A batch's own returns are part of them, with a weight
+            of ``1 - decay``: a bias of that order over the batch size, none with them frozen
+            (``eval()``).
     """
 
     return_mean: Tensor
@@ -199,11 +200,8 @@ class Reinforce(Estimator):
         num_steps = NumSteps(output.rollout.continue_logits, validate_args=False)
         chain = Chain(num_steps, num_steps.sample(), output.counts)
         returns = chain.cost_to_go.detach()
-        if self.training or self.return_mean.isnan().all():
-            fresh = self.return_mean.isnan()
-            mean, sd = masked_statistics(returns, chain.reached, dim=(0, 1))
-            self.return_mean.copy_(torch.where(fresh, mean, self.return_mean))
-            self.return_sd.copy_(torch.where(fresh, sd, self.return_sd))
+        if self.training:
+            self._update_statistics(returns, chain.reached)
         centre = self.return_mean.nan_to_num() if self.centred else 0.0
         scale = self.return_sd if self.scaled else 1.0
         signal, auxiliary = (returns - centre) / scale, torch.zeros_like(returns[0, 0, 0])
@@ -213,10 +211,17 @@ class Reinforce(Estimator):
             signal, auxiliary = signal - predicted.detach(), error.sum(dim=-1).mean()
         signal = self.normalise(signal * scale, chain.reached)
         score = (signal * chain.reached * chain.log_q).sum(dim=-1)
-        if self.training:
-            move_towards(self.return_mean, mean, self.decay)
-            move_towards(self.return_sd, sd, self.decay)
         return _objective(surrogate(chain.value, score), output, auxiliary)
+
+    @torch.no_grad()
+    def _update_statistics(self, returns: Tensor, reached: Tensor) -> None:
+        """Move the mean and sd of R a little towards this batch's; take them whole at first."""
+        mean, sd = masked_statistics(returns, reached, dim=(0, 1))
+        fresh = self.return_mean.isnan()
+        self.return_mean.copy_(torch.where(fresh, mean, self.return_mean))
+        self.return_sd.copy_(torch.where(fresh & ~sd.isnan(), sd, self.return_sd))
+        move_towards(self.return_mean, mean, self.decay)
+        move_towards(self.return_sd, sd, self.decay)
 
     def normalise(self, signal: Tensor, reached: Tensor) -> Tensor:
         """Change the learning signal ``(K, B, T)``; not here."""
