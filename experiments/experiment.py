@@ -17,10 +17,8 @@ from air.schedules import parse_schedule
 from experiments.boilr_model import AIRModel
 from experiments.datasets import DATASETS
 from experiments.loaders import SceneManager
+from experiments.objective import PRECISIONS, make_objective
 from experiments.pictures import save_reconstructions, save_samples
-
-METRICS = ("elbo", "log_likelihood", "kl_num_steps", "kl_z_where", "kl_z_what")
-"""The parts of the ELBO that are logged, by their names in ``ELBOParts``."""
 
 
 class AIRExperiment(boilr.VAEExperimentManager):
@@ -159,6 +157,17 @@ class AIRExperiment(boilr.VAEExperimentManager):
         run.add_argument(
             "--threads", metavar="N", type=int, help="CPU threads (default: PyTorch's choice)"
         )
+        run.add_argument(
+            "--precision",
+            metavar="TYPE",
+            default="float32",
+            help=f"of the matrix products, one of: {', '.join(PRECISIONS)} (default: %(default)s)",
+        )
+        run.add_argument(
+            "--compile",
+            action="store_true",
+            help="compile the model first: pays in runs of more than some 10 000 steps",
+        )
         training = parser.add_argument_group("training (boilr)")
         super()._add_args(training)
         _complete_help(training)
@@ -191,6 +200,10 @@ class AIRExperiment(boilr.VAEExperimentManager):
             raise ValueError(
                 f"unknown estimator {args.estimator!r}. "
                 f"Expected one of: {', '.join(sorted(ESTIMATORS))}."
+            )
+        if args.precision not in PRECISIONS:
+            raise ValueError(
+                f"unknown precision {args.precision!r}. Expected one of: {', '.join(PRECISIONS)}."
             )
         for name in ("lr", "baseline_lr"):
             if not getattr(args, name) > 0:
@@ -239,6 +252,7 @@ class AIRExperiment(boilr.VAEExperimentManager):
             groups.append({"params": own, "lr": args.baseline_lr})
         self._learning_rates = [Cosine(group["lr"], 0.0, self.num_steps) for group in groups]
         self._continue_prob = parse_schedule(args.continue_prob)
+        self._objective = make_objective(self.device, args.precision, compiled=args.compile)
         return torch.optim.Adam(groups, fused=True)
 
     def forward_pass(self, x: Tensor, y: Tensor | None = None) -> dict[str, Any]:
@@ -248,24 +262,10 @@ class AIRExperiment(boilr.VAEExperimentManager):
             x: images, uint8 or float in [0, 1], ``(B, C, H, W)``.
             y: numbers of objects, int64 ``(B,)``.
         """
-        images = x.to(self.device)
-        images = images.float() / 255 if images.dtype == torch.uint8 else images
-        air = self.model.air
-        prior = air.prior(self._continue_prob(self.model.global_step))
-        objective = self.model.estimator(air, images, prior)
-        output = objective.output
-        results: dict[str, Any] = {"loss": objective.total_loss, "bound": -objective.loss}
-        for name in METRICS:
-            results[name] = getattr(output.elbo_parts, name).mean()
-        if y is not None:
-            # The expected accuracy of one draw from q(n): its probability of the true count.
-            true = y.to(self.device).expand(output.count_probs.shape[:-1]).unsqueeze(-1)
-            results["count_accuracy"] = output.count_probs.gather(-1, true).mean()
-        if len(self.optimizer.param_groups) > 1:
-            results["auxiliary_loss"] = objective.auxiliary_loss
-        return {
-            name: value if name == "loss" else value.detach() for name, value in results.items()
-        }
+        labels = None if y is None else y.to(self.device)
+        continue_prob = self._continue_prob(self.model.global_step)
+        model = self.model
+        return self._objective(model.air, model.estimator, x.to(self.device), labels, continue_prob)
 
     def post_backward_callback(self) -> None:
         """Set the learning rates of this step, just before it is taken."""

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 LAYERS = [
-    {"types", "config", "spatial_transformer", "distributions", "schedules"},
+    {"types", "config", "functional", "spatial_transformer", "distributions", "schedules"},
     {"networks", "priors"},
     {"generative", "inference", "elbo", "score_function"},
     {"model"},
