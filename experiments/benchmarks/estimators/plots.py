@@ -53,6 +53,8 @@ def save_curves(curves: dict[str, list[Record]], path: Path) -> None:
             names = [name for name in curves if VARIANTS[name].family == family]
             _draw_runs(panel, curves, names, metric, time_name)
             panel.set_xlabel(x_label)
+            if time_name != "step" and elbos:
+                panel.set_xscale("log")  # a step of one costs several of another
             panel.tick_params(labelleft=True)
             if row == 0:
                 panel.set_title(family, fontweight="bold", loc="left")
@@ -77,7 +79,7 @@ def save_variance(gradients: dict[str, dict[str, Record]], path: Path) -> None:
     names = list(gradients)
     size = (2.5 * len(groups) + 1.5, 0.32 * len(names) + 1.6)
     figure = Figure(figsize=size, layout="constrained")
-    axes = figure.subplots(1, len(groups), squeeze=False, sharey=True)[0]
+    axes = figure.subplots(1, len(groups), squeeze=False, sharex=True, sharey=True)[0]
     styles = dict(zip(labels(gradients), cycle(_MARKERS)))
     for panel, group in zip(axes, groups, strict=True):
         for y, name in enumerate(names):
@@ -118,13 +120,15 @@ def _draw_runs(
     panel: Axes, curves: dict[str, list[Record]], names: list[str], metric: str, time_name: str
 ) -> None:
     """One thin line a seed; the exact estimator in grey behind, to compare with."""
-    if "enumerate" in curves and "enumerate" not in names:
-        for run in curves["enumerate"]:
-            _draw_run(panel, run, metric, time_name, color=GREY, linewidth=0.6, zorder=1)
-    for name, colour in zip(names, cycle(PALETTE)):
+    colours = dict(zip(names, cycle(PALETTE)))
+    if "enumerate" in curves:
+        colours.setdefault("enumerate", GREY)
+    for name, colour in colours.items():
+        behind = name not in names
+        style = {"color": colour, "linewidth": 0.6 if behind else 0.9, "zorder": 2 - behind}
         ends = []
         for run in curves[name]:
-            _draw_run(panel, run, metric, time_name, color=colour, linewidth=0.9, zorder=2)
+            _draw_run(panel, run, metric, time_name, **style)
             if run["curve"]:
                 ends.append(_height(run["curve"][-1], metric))
         if ends:
@@ -132,7 +136,7 @@ def _draw_runs(
             (marker,) = panel.plot([], [], color=colour, label=name)
             marker.set_gid(str(statistics.median(ends)))
     if metric != "elbo":
-        panel.axhline(1 - SUCCESS, color="#000000", linewidth=0.6, linestyle=":", zorder=0)
+        panel.axhline(1 - SUCCESS, color="#000000", linewidth=0.8, linestyle="--", zorder=0)
     panel.grid(color="#eeeeee")
     panel.set_axisbelow(True)
     panel.spines[["top", "right"]].set_visible(False)
