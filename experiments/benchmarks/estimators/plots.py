@@ -55,6 +55,9 @@ def save_curves(curves: dict[str, list[Record]], path: Path) -> None:
             panel.set_xlabel(x_label)
             if time_name != "step" and elbos:
                 panel.set_xscale("log")  # a step of one costs several of another
+                panel.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
+                panel.xaxis.set_major_formatter(FuncFormatter(lambda time, _: f"{time:g}"))
+                panel.xaxis.set_minor_locator(NullLocator())
             panel.tick_params(labelleft=True)
             if row == 0:
                 panel.set_title(family, fontweight="bold", loc="left")
