@@ -7,8 +7,8 @@ loads data in it. All have the same sizes, batch and number of threads.
 | system | what it is |
 |---|---|
 | ``air`` | this library, float32, the exact sum over counts (its default) |
-| ``air-reinforce`` | the same with REINFORCE and a baseline network, the peers' kind of objective |
-| ``air-bf16``, ``air-compile``, ``air-bf16-compile`` | the options of the experiment, where it has them |
+| ``air-reinforce`` | the same with REINFORCE and a baseline network, as the peers have |
+| ``air-bf16``, ``air-compile``, ``air-bf16-compile`` | with these options of the experiment |
 | ``pyro`` | examples/air of pyro-ppl: its own ``main.py`` with the flags that its tutorial gives |
 | ``addtt`` | addtt/attend-infer-repeat-pytorch: its model, objective and optimiser |
 

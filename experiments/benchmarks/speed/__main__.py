@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from experiments.benchmarks.markers import write_between
 from experiments.benchmarks.speed.machine import available_cores, describe
 from experiments.benchmarks.speed.parts import PARTS, Settings, run_part
 from experiments.benchmarks.speed.plot import save_plot
 from experiments.benchmarks.speed.processes import WorkerError
-from experiments.benchmarks.speed.report import format_report, format_reports
+from experiments.benchmarks.speed.report import format_reports
 from experiments.benchmarks.speed.systems import (
     PEERS,
     VARIANTS,
@@ -25,9 +24,12 @@ from experiments.benchmarks.speed.systems import (
     missing_settings,
     own_system,
 )
+from experiments.benchmarks.table import insert
 from experiments.datasets import DEFAULT_DATASET, load_dataset
 
 RECORDS = Path(__file__).parent.parent / "records" / "speed"
+NUM_IMAGES = 10_000
+"""Training scenes that every process holds in memory."""
 DEFAULT_SYSTEMS = ("air", "air-reinforce", "air-bf16", "air-compile", *PEERS)
 
 
@@ -149,7 +151,11 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             infer_images=args.infer_images,
         )
         scenes = load_dataset(DEFAULT_DATASET).train
-        np.savez(images, images=scenes.images.numpy(), num_objects=scenes.num_objects.numpy())
+        np.savez(
+            images,
+            images=scenes.images[:NUM_IMAGES].numpy(),
+            num_objects=scenes.num_objects[:NUM_IMAGES].numpy(),
+        )
         report: dict[str, Any] = {
             "machine": describe(device, settings.threads),
             "settings": dataclasses.asdict(settings) | {"images": scenes.name},
@@ -179,11 +185,13 @@ def main(argv: list[str] | None = None) -> int:
         if args.plot:
             save_plot(reports[0], args.plot)
         if args.write:
-            write_between(args.write, "speed", format_reports(reports))
+            page = args.write.read_text(encoding="utf-8")
+            page = insert(page, format_reports(reports), "speed")
+            args.write.write_text(page, encoding="utf-8")
     except (ValueError, WorkerError, OSError) as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return 2
-    print("\n\n".join(map(format_report, reports)))
+    print(format_reports(reports))
     return 0
 
 

@@ -1,5 +1,6 @@
 """Peak memory of a piece of work, on a GPU or in this process."""
 
+import contextlib
 import resource
 import sys
 from pathlib import Path
@@ -27,10 +28,8 @@ class PeakMemory:
             torch.cuda.reset_peak_memory_stats()
             self.baseline = torch.cuda.memory_allocated()
             return
-        try:
+        with contextlib.suppress(OSError):  # then the mark so far is the baseline
             Path("/proc/self/clear_refs").write_text("5")
-        except OSError:
-            pass  # then the mark so far is the baseline
         self.baseline = _high_water()
 
     def bytes(self) -> int:

@@ -118,10 +118,13 @@ def infer(spec: dict[str, Any]) -> dict[str, Any]:
     air.infer(images[:500])
     memory = PeakMemory(spec["device"])
     times = time_calls(lambda: air.infer(images), spec["device"], spec["repeats"], warmup=0)
+    peak = memory.bytes()
+    reading = vars(air.infer(images[:1]))
     return {
         "num_images": len(images),
         "images_per_s": round(1000 * len(images) / times["median_ms"], 1),
-        "peak_bytes": memory.bytes(),
+        "peak_bytes": peak,
+        "result_bytes": len(images) * sum(field.nbytes for field in reading.values()),
     }
 
 

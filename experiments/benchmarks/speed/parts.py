@@ -97,21 +97,26 @@ def _scaling(settings: Settings, systems: Sequence[System], say: Callable[[str],
                 number = max(2 * sizes["batch_size"], 256)
                 repeats = max(5, settings.repeats * 64 // sizes["batch_size"] // 2)
                 repeats = min(repeats, settings.repeats)
-                known[key] = _task(
-                    "scaling", settings, **sizes, num_images=number, repeats=repeats
-                )
+                known[key] = _task("scaling", settings, **sizes, num_images=number, repeats=repeats)
             points.append({axis: value} | known[key])
         result[axis] = {"points": points} | slopes(axis, points)
     return result
 
 
-def slopes(axis: str, points: list[dict[str, Any]]) -> dict[str, float | None]:
-    """Log-log slopes of time and memory along an axis; 1 is linear. Of canvas, by its area."""
+def slopes(axis: str, points: list[dict[str, Any]]) -> dict[str, dict[str, float | None]]:
+    """Log-log slopes of time and memory along an axis; 1 is linear. Of canvas, by its area.
+
+    Over all points, and of the last two: what does not grow weighs on the first ones.
+    """
     sizes = [point[axis] ** 2 if axis == "canvas" else point[axis] for point in points]
-    return {
-        "time_slope": log_slope(sizes, [point["step_ms"] for point in points]),
-        "memory_slope": log_slope(sizes, [point["peak_bytes"] for point in points]),
-    }
+    result = {}
+    for name, field in (("time_slopes", "step_ms"), ("memory_slopes", "peak_bytes")):
+        values = [point[field] for point in points]
+        result[name] = {
+            "all": log_slope(sizes, values),
+            "last_two": log_slope(sizes[-2:], values[-2:]),
+        }
+    return result
 
 
 def log_slope(sizes: Sequence[float], values: Sequence[float]) -> float | None:

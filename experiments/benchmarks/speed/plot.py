@@ -54,7 +54,7 @@ def _draw_scaling(axes: Any, axis: str, result: dict[str, Any]) -> None:
     axes.loglog(sizes, [point["peak_bytes"] / 1e6 for point in points], "s--", label="MB")
     axes.set_xticks(sizes, [str(size) for size in sizes])
     axes.minorticks_off()
-    slope = result["time_slope"]
+    slope = result["time_slopes"]["all"]
     by_area = " (by area)" if axis == "canvas" else ""
     title = f"slope of time{by_area}: {slope:.2f}" if slope is not None else ""
     axes.set(xlabel={"max_objects": "T"}.get(axis, axis.replace("_", " ")), title=title)

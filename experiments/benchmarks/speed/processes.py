@@ -1,5 +1,6 @@
 """The parent's side of a system's process; :mod:`worker` is the child's."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -29,7 +30,7 @@ class Worker:
 
     def __init__(self, name: str, spec: dict[str, Any], *, quiet: bool = True) -> None:
         self.name = name
-        self._errors = tempfile.TemporaryFile(mode="w+b") if quiet else None
+        self._errors = tempfile.TemporaryFile() if quiet else None  # noqa: SIM115 - see close
         threads = str(spec["threads"])
         self._process = subprocess.Popen(
             # -P: this folder's own modules must not stand in the way of the system's.
@@ -39,7 +40,13 @@ class Worker:
             stderr=self._errors,
             text=True,
             encoding="utf-8",
-            env=os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},
+            env=os.environ
+            | {
+                "OMP_NUM_THREADS": threads,
+                "MKL_NUM_THREADS": threads,
+                "PYTHONDONTWRITEBYTECODE": "1",  # a peer's folder stays as it is
+                "KINETO_LOG_LEVEL": "99",  # the profiler's own messages
+            },
         )
         self._send(spec)
 
@@ -60,10 +67,8 @@ class Worker:
         """End it."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        try:
+        with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
-        except BrokenPipeError:
-            pass
         try:
             self._process.wait(timeout=30)
         except subprocess.TimeoutExpired:

@@ -84,22 +84,25 @@ def _scaling(part: dict[str, Any]) -> str:
                 ", ".join(str(point[axis]) for point in points),
                 ", ".join(_digits(point["step_ms"]) for point in points),
                 ", ".join(_megabytes(point["peak_bytes"]) for point in points),
-                _slope(result["time_slope"]),
-                _slope(result["memory_slope"]),
+                _slope(result["time_slopes"]),
+                _slope(result["memory_slopes"]),
             ]
         )
-    header = ["varied", "values", "ms a step", "MB a step", "slope of time", "slope of memory"]
-    return _table(header, rows)
+    header = ["varied", "values", "ms a step", "MB a step", "slopes of time", "of memory"]
+    return (
+        f"{_table(header, rows)}\n\nMemory is what a step takes beyond parameters, gradients "
+        "and Adam's state. Slopes of the logarithms (1 is linear): over all values, and of the last two."
+    )
 
 
-def _slope(slope: float | None) -> str:
-    return "" if slope is None else f"{slope:.2f}"
+def _slope(slopes: dict[str, float | None]) -> str:
+    return ", ".join(f"{slope:.2f}" for slope in slopes.values() if slope is not None)
 
 
 def _infer(part: dict[str, Any]) -> str:
     return (
         f"`infer` on {part['num_images']:,} images: {part['images_per_s']:,.0f} images/s, "
-        f"{_megabytes(part['peak_bytes'])} MB."
+        f"{_megabytes(part['peak_bytes'])} MB (the results are {_megabytes(part['result_bytes'])})."
     )
 
 

@@ -4,6 +4,7 @@ Two things about it are replaced from outside: the data set (ours is handed over
 not make its own) and visdom, which it imports and does not use with these flags.
 """
 
+import importlib
 import runpy
 import sys
 import types
@@ -21,15 +22,15 @@ FLAGS = (
 def run(spec: dict[str, Any], serve: Callable[[Callable[[], None]], None]) -> None:
     """Serve the steps of its training loop."""
     import numpy as np
-    import pyro.contrib.examples.multi_mnist as multi_mnist
-    import pyro.infer
 
+    multi_mnist: Any = importlib.import_module("pyro.contrib.examples.multi_mnist")
+    infer: Any = importlib.import_module("pyro.infer")
     with np.load(spec["images"]) as arrays:
         images, num_objects = arrays["images"][:, 0], arrays["num_objects"]
     multi_mnist.load = lambda _: (images, [[0] * count for count in num_objects])
     sys.modules.setdefault("visdom", types.ModuleType("visdom"))
 
-    class ServedSVI(pyro.infer.SVI):
+    class ServedSVI(infer.SVI):
         def step(self, *args: Any, **kwargs: Any) -> float:
             def step() -> None:
                 super(ServedSVI, self).step(*args, **kwargs)
@@ -37,7 +38,7 @@ def run(spec: dict[str, Any], serve: Callable[[Callable[[], None]], None]) -> No
             serve(step)
             raise AssertionError("the script went on")
 
-    pyro.infer.SVI = ServedSVI
+    infer.SVI = ServedSVI
     sys.argv = ["main.py", *FLAGS.split(), "--progress-every", "0"]
     sys.argv += ["-b", str(spec["batch_size"]), "-t", str(spec["max_objects"])]
     if spec["device"] == "cuda":
