@@ -91,7 +91,8 @@ def _scaling(part: dict[str, Any]) -> str:
     header = ["varied", "values", "ms a step", "MB a step", "slopes of time", "of memory"]
     return (
         f"{_table(header, rows)}\n\nMemory is what a step takes beyond parameters, gradients "
-        "and Adam's state. Slopes of the logarithms (1 is linear): over all values, and of the last two."
+        "and Adam's state. Slopes are of the logarithms, 1 is linear: over all values, and over "
+        "the last two."
     )
 
 
