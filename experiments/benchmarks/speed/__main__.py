@@ -5,6 +5,7 @@ import dataclasses
 import json
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -124,8 +125,14 @@ def find_systems(args: argparse.Namespace) -> tuple[list[System], list[str]]:
     return systems, skipped
 
 
-def measure(args: argparse.Namespace) -> dict[str, Any]:
+def measure(
+    args: argparse.Namespace, save: Callable[[dict[str, Any]], None] = lambda _: None
+) -> dict[str, Any]:
     """Carry out the parts; returns the report as plain data.
+
+    Args:
+        args: of the command line.
+        save: called after each part with the report so far.
 
     Raises:
         ValueError: if the arguments make no sense.
@@ -164,6 +171,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         for part in args.only:
             _say(f"measuring {part}")
             report[part] = run_part(part, settings, systems, _say)
+            save(report)
     return report
 
 
@@ -175,13 +183,9 @@ def main(argv: list[str] | None = None) -> int:
         if args.saved:
             reports = [json.loads(path.read_text(encoding="utf-8")) for path in args.saved]
         else:
-            reports = [measure(args)]
-            targets = [args.json]
+            reports = [measure(args, lambda report: _save(report, args.json))]
             if args.record:
-                targets.append(RECORDS / f"{args.record}.json")
-            for path in targets:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(json.dumps(reports[0], indent=1) + "\n", encoding="utf-8")
+                _save(reports[0], RECORDS / f"{args.record}.json")
         if args.plot:
             save_plot(reports[0], args.plot)
         if args.write:
@@ -193,6 +197,11 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     print(format_reports(reports))
     return 0
+
+
+def _save(report: dict[str, Any], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
 def _names(known: tuple[str, ...]) -> Any:
