@@ -33,16 +33,28 @@ class StackedStep(EagerStep):
     def __init__(self, experiment: AIRExperiment, models: Sequence[AIRModel]) -> None:
         super().__init__(experiment)
         self.num_seeds = len(models)
-        self.parameters, self.buffers = stack_module_state(list(models))
+        parameters, self.buffers = stack_module_state(list(models))
         """By their names in the model, each ``(S, *)``."""
+        # Weights are held transposed, ``(S, in, out)``: as the gradient of a batched product
+        # comes. It would be rewritten at every step otherwise, a quarter of the time on a CPU.
+        self.leaves = {
+            name: _turned(stacked).detach().contiguous().requires_grad_()
+            for name, stacked in parameters.items()
+        }
+        """What Adam is given: the parameters, those of two axes transposed."""
         self._forward_pass = _ForwardPass(experiment)
         optimizer = experiment.optimizer
         names = {id(parameter): name for name, parameter in experiment.model.named_parameters()}
         groups = [
-            {**group, "params": [self.parameters[names[id(one)]] for one in group["params"]]}
+            {**group, "params": [self.leaves[names[id(one)]] for one in group["params"]]}
             for group in optimizer.param_groups
         ]
         experiment._optimizer = type(optimizer)(groups, **optimizer.defaults)
+
+    @property
+    def parameters(self) -> dict[str, Tensor]:
+        """By their names in the model, each ``(S, *)``: views of the leaves."""
+        return {name: _turned(leaf) for name, leaf in self.leaves.items()}
 
     def update(self, x: Tensor, y: Tensor) -> None:
         """Forward, backward and Adam for all seeds.
@@ -57,7 +69,7 @@ class StackedStep(EagerStep):
         # No seed's loss depends on another's parameters: the sum's gradient is each one's own.
         results.pop("loss").sum().backward()
         if max_norm is not None:
-            clip_grad_norms(list(self.parameters.values()), max_norm)
+            clip_grad_norms(list(self.leaves.values()), max_norm)
         optimizer.step()
         self._add(results)
 
@@ -131,6 +143,11 @@ def clip_grad_norms(parameters: Sequence[Tensor], max_norm: float) -> None:
     factor = (max_norm / (total + 1e-6)).clamp(max=1.0)
     for grad in gradients:
         grad.mul_(factor.view(-1, *[1] * (grad.dim() - 1)))
+
+
+def _turned(stacked: Tensor) -> Tensor:
+    """A stack of matrices transposed, anything else as it is; its own inverse."""
+    return stacked.mT if stacked.dim() == 3 else stacked
 
 
 class _ForwardPass(nn.Module):
