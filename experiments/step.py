@@ -93,13 +93,19 @@ class CudaGraphStep:
 
     Args:
         step: the step to record; of one model or of many.
-        warm_up: how many steps to take before recording.
+        warm_up: how many steps to take before recording, at least one: Adam makes its moments
+            at the first, and a graph would make them anew at each replay.
         record: how to record.
+
+    Raises:
+        ValueError: if ``warm_up`` is below 1.
     """
 
     def __init__(
         self, step: EagerStep, *, warm_up: int = 3, record: Recorder | None = None
     ) -> None:
+        if warm_up < 1:
+            raise ValueError(f"warm_up must be at least 1, got {warm_up}.")
         self.step = step
         self.experiment = step.experiment
         self.warm_up = warm_up

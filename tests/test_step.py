@@ -189,6 +189,11 @@ def test_capturable_is_set_for_the_recording_only(make_experiment):
     assert not experiment.optimizer.param_groups[0]["capturable"]
 
 
+def test_recording_the_first_step_is_refused(make_experiment):
+    with pytest.raises(ValueError, match="at least 1, got 0"):
+        graph_step(make_experiment(), warm_up=0)
+
+
 class _OnDevice(TorchDispatchMode):
     """Refuses what a recording refuses: a number that is read, a tensor that comes from the CPU."""
 
