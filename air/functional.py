@@ -7,7 +7,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["linear", "lstm_gates"]
+__all__ = ["linear", "lstm_gates", "product_dtype"]
+
+
+def product_dtype(input: Tensor) -> torch.dtype:
+    """Type of a matrix product with ``input``: that of autocast, where it is on."""
+    device = input.device.type
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return input.dtype
 
 
 def linear(
@@ -29,7 +37,7 @@ def linear(
         ``(*, out_features)``.
     """
     if _can_use_onednn(input, weight):
-        dtype = _autocast_dtype(input)
+        dtype = product_dtype(input)
         return _OneDNNLinear.apply(input, weight, bias, relu, dtype)
     out = F.linear(input, weight, bias)
     return out.relu() if relu else out
@@ -49,17 +57,12 @@ def lstm_gates(gates: Tensor, cell: Tensor | None) -> tuple[Tensor, Tensor]:
     return hidden, cell
 
 
-def _autocast_dtype(input: Tensor) -> torch.dtype:
-    device = input.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else input.dtype
-
-
 def _can_use_onednn(input: Tensor, weight: Tensor) -> bool:
     return (
         input.device.type == "cpu"
         and input.dtype in (torch.float32, torch.bfloat16)
         and weight.dtype == torch.float32
-        and _autocast_dtype(input) in (torch.float32, torch.bfloat16)
+        and product_dtype(input) in (torch.float32, torch.bfloat16)
         and weight.numel() >= 4096  # below, the call costs more than the product
         and _ONEDNN_LINEAR is not None
         and not torch._C._functorch.maybe_current_level()
@@ -76,23 +79,23 @@ def _find_onednn_linear() -> Callable[..., Tensor] | None:
 _ONEDNN_LINEAR = _find_onednn_linear()
 
 
-def _product(left: Tensor, right: Tensor, bias: Tensor | None = None, relu: bool = False) -> Tensor:
-    """``left @ right.T + bias`` of two matrices, and ReLU on it if asked for."""
+def _product(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``left @ right.T + bias`` of two matrices."""
     if torch.compiler.is_compiling():
-        return _opaque_product(left, right, bias, relu)
+        return _opaque_product(left, right, bias)
     assert _ONEDNN_LINEAR is not None
-    return _ONEDNN_LINEAR(left, right, bias, "relu" if relu else "none", [], "")
+    return _ONEDNN_LINEAR(left, right, bias, "none", [], "")
 
 
 @torch.library.custom_op("air::product", mutates_args=())
-def _opaque_product(left: Tensor, right: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
+def _opaque_product(left: Tensor, right: Tensor, bias: Tensor | None) -> Tensor:
     # A name of its own keeps the compiler from putting MKL in its place.
     assert _ONEDNN_LINEAR is not None
-    return _ONEDNN_LINEAR(left, right, bias, "relu" if relu else "none", [], "")
+    return _ONEDNN_LINEAR(left, right, bias, "none", [], "")
 
 
 @_opaque_product.register_fake
-def _(left: Tensor, right: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
+def _(left: Tensor, right: Tensor, bias: Tensor | None) -> Tensor:
     return left.new_empty(left.shape[0], right.shape[0])
 
 
@@ -110,7 +113,9 @@ class _OneDNNLinear(torch.autograd.Function):
     ) -> Tensor:
         rows = input.reshape(-1, input.shape[-1]).to(dtype)
         weight = weight.to(dtype)
-        out = _product(rows, weight, None if bias is None else bias.to(dtype), relu)
+        out = _product(rows, weight, None if bias is None else bias.to(dtype))
+        if relu:  # not by oneDNN, whose ReLU makes zero of NaN and so hides it
+            out = out.relu_()
         ctx.save_for_backward(rows, weight, out if relu else None)
         ctx.input_dtype = input.dtype
         return out.view(*input.shape[:-1], -1)

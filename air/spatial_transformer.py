@@ -19,6 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from air.functional import product_dtype
+
 __all__ = ["boxes_in_pixels", "extract_glimpses", "place_objects"]
 
 
@@ -116,14 +118,8 @@ def _read_points(images: Tensor, z_where: Tensor, size: tuple[int, int]) -> Tens
 def _resample(images: Tensor, pose: Tensor, size: tuple[int, int]) -> Tensor:
     """Read ``images`` at ``s * u + (x, y)`` for the pixel centres ``u`` of a new grid."""
     flat = images.reshape(-1, *images.shape[-3:])
-    out, *_ = _Resample.apply(flat, pose.reshape(-1, 3), size, _product_dtype(images))
+    out, *_ = _Resample.apply(flat, pose.reshape(-1, 3), size, product_dtype(images))
     return out.view(*images.shape[:-2], *size)
-
-
-def _product_dtype(images: Tensor) -> torch.dtype:
-    """Type of the matrix products: that of autocast where it is on."""
-    device = images.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else images.dtype
 
 
 class _Resample(torch.autograd.Function):
@@ -200,7 +196,7 @@ def _weights_backward(grad_a_x: Tensor, grad_a_y: Tensor, pose: Tensor) -> Tenso
         padded = F.pad(grad, (2, 2))
         lower = _positions(pose, axes, num_out, num_in).floor_()
         # Clamped as whole numbers: a NaN, too, must not read outside of the matrix.
-        index = lower.long().clamp_(-2, num_in).unsqueeze(-1) + 2
+        index = lower.long().clamp(-2, num_in).unsqueeze(-1) + 2
         neighbours = padded.gather(-1, torch.cat([index, index + 1], dim=-1)).to(pose.dtype)
         grad_position = (neighbours[..., 1] - neighbours[..., 0]) * (num_in / 2)
         grad_shifts.append(grad_position.sum(dim=-1))

@@ -29,6 +29,10 @@ class AIRExperiment(boilr.VAEExperimentManager):
             command line, except in a notebook, whose command line is the kernel's.
     """
 
+    continue_prob: Tensor | None = None
+    """A scalar on the device that :meth:`set_schedules` fills, where the prior's probability of
+    one more object must not be a Python number."""
+
     def __init__(self, args: argparse.Namespace | None = None) -> None:
         if args is None and "ipykernel" in sys.modules:
             args = self.default_args()
@@ -168,6 +172,19 @@ class AIRExperiment(boilr.VAEExperimentManager):
             action="store_true",
             help="compile the model first: pays in runs of more than some 10 000 steps",
         )
+        run.add_argument(
+            "--num-seeds",
+            metavar="N",
+            type=int,
+            default=1,
+            help="train seeds SEED to SEED + N - 1 at once, in one process (default: %(default)s)",
+        )
+        run.add_argument(
+            "--cuda-graph",
+            action=argparse.BooleanOptionalAction,
+            default=True,
+            help="on a GPU: record the step once as a CUDA graph and replay it",
+        )
         training = parser.add_argument_group("training (boilr)")
         super()._add_args(training)
         _complete_help(training)
@@ -181,6 +198,7 @@ class AIRExperiment(boilr.VAEExperimentManager):
             "checkpoint_every",
             "max_steps",
             "max_epochs",
+            "num_seeds",
         ):
             if getattr(args, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(args, name)}.")
@@ -201,6 +219,8 @@ class AIRExperiment(boilr.VAEExperimentManager):
                 f"unknown estimator {args.estimator!r}. "
                 f"Expected one of: {', '.join(sorted(ESTIMATORS))}."
             )
+        if args.compile and args.num_seeds > 1:
+            raise ValueError("--compile does not work with --num-seeds. Leave one of them out.")
         if args.precision not in PRECISIONS:
             raise ValueError(
                 f"unknown precision {args.precision!r}. Expected one of: {', '.join(PRECISIONS)}."
@@ -263,14 +283,26 @@ class AIRExperiment(boilr.VAEExperimentManager):
             y: numbers of objects, int64 ``(B,)``.
         """
         labels = None if y is None else y.to(self.device)
-        continue_prob = self._continue_prob(self.model.global_step)
+        continue_prob: float | Tensor | None = self.continue_prob
+        if continue_prob is None:
+            continue_prob = self._continue_prob(self.model.global_step)
         model = self.model
         return self._objective(model.air, model.estimator, x.to(self.device), labels, continue_prob)
 
-    def post_backward_callback(self) -> None:
-        """Set the learning rates of this step, just before it is taken."""
+    def set_schedules(self) -> None:
+        """Set the learning rates of this step, and the prior's probability if it is a tensor."""
+        step = self.model.global_step
         for group, schedule in zip(self.optimizer.param_groups, self._learning_rates, strict=True):
-            group["lr"] = schedule(self.model.global_step)
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(schedule(step))
+            else:
+                group["lr"] = schedule(step)
+        if self.continue_prob is not None:
+            self.continue_prob.fill_(self._continue_prob(step))
+
+    def post_backward_callback(self) -> None:
+        """Set the learning rates of this step, just before boilr's trainer takes it."""
+        self.set_schedules()
 
     @classmethod
     def get_metrics_dict(cls, results: dict[str, Any]) -> dict[str, float]:

@@ -48,12 +48,36 @@ class SceneLoader:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Images uint8 ``(B, C, H, W)`` and numbers of objects int64 ``(B,)``."""
+        for batch in self._batches():
+            yield self.images[batch], self.num_objects[batch]
+
+    def into(self, images: Tensor, num_objects: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """One pass whose batches are all gathered into the same two tensors, as a graph reads them.
+
+        Args:
+            images: uint8 ``(B, C, H, W)``, as :meth:`buffers` makes it.
+            num_objects: int64 ``(B,)``.
+        """
+        for batch in self._batches():
+            torch.index_select(self.images, 0, batch, out=images)
+            torch.index_select(self.num_objects, 0, batch, out=num_objects)
+            yield images, num_objects
+
+    def buffers(self) -> tuple[Tensor, Tensor]:
+        """Room for one batch, for :meth:`into`."""
+        size = self.batch_size
+        return (
+            self.images.new_empty(size, *self.images.shape[1:]),
+            self.num_objects.new_empty(size),
+        )
+
+    def _batches(self) -> Iterator[Tensor]:
+        """Which scenes each batch of a pass holds, on the data's device."""
         number = len(self.dataset)
         # Drawn on the CPU, so that a run meets the same batches on every device.
         order = torch.randperm(number) if self.shuffle else torch.arange(number)
         order = order.to(self.images.device)
-        for batch in order.split(self.batch_size)[: len(self)]:
-            yield self.images[batch], self.num_objects[batch]
+        yield from order.split(self.batch_size)[: len(self)]
 
 
 class SceneManager(boilr.data.BaseDatasetManager):

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from air.checkpoint import save_pretrained
 from experiments.experiment import AIRExperiment
 from experiments.runs import Run
+from experiments.step import make_step
 
 
 class Trainer(boilr.Trainer):
@@ -44,6 +45,7 @@ class Trainer(boilr.Trainer):
         set_rnd_seed(args.seed)
         experiment.setup(self.device)
         self._check_experiment(experiment)
+        self._update = make_step(experiment)
         self.run_folder: Run | None = None
         self.tb_writer: SummaryWriter | None = None
         if not args.dry_run:
@@ -74,7 +76,7 @@ class Trainer(boilr.Trainer):
                 last = step == last_step
                 if last or step % args.train_log_every == 0:
                     images_per_s = window.length * args.batch_size / window.seconds(bar)
-                    metrics = window.means() | {"images_per_s": images_per_s}
+                    metrics = self._update.metrics() | {"images_per_s": images_per_s}
                     self._guard(metrics, step)
                     self._log(metrics, step, "train")
                     bar.set_postfix_str(_postfix(metrics))
@@ -96,24 +98,15 @@ class Trainer(boilr.Trainer):
         """Epoch, images and labels, until the last step."""
         experiment = self.experiment
         for epoch in itertools.count(1):
-            for x, y in experiment.dataloaders.train:
+            for x, y in self._update.batches(experiment.dataloaders.train):
                 if experiment.model.global_step >= experiment.num_steps:
                     return
                 yield epoch, x, y
 
     def _step(self, x: Tensor, y: Tensor, window: "_Window") -> None:
-        experiment = self.experiment
-        results = experiment.forward_pass(x, y)
-        experiment.optimizer.zero_grad()
-        results.pop("loss").backward()
-        experiment.post_backward_callback()
-        if experiment.args.max_grad_norm is not None:
-            torch.nn.utils.clip_grad_norm_(
-                experiment.model.parameters(), experiment.args.max_grad_norm
-            )
-        experiment.optimizer.step()
-        experiment.model.increment_global_step()
-        window.add(results)
+        self._update(x, y)
+        self.experiment.model.increment_global_step()
+        window.length += 1
 
     def _held_out(self, step: int, epoch: int, last: bool) -> dict[str, float]:
         """Test, log and save pictures."""
@@ -146,25 +139,11 @@ class Trainer(boilr.Trainer):
 
 
 class _Window:
-    """Sums metrics on their device, to be read once when they are logged."""
+    """Counts the steps and the seconds between two logs."""
 
     def __init__(self, bar: Any = None) -> None:
         self._start = 0.0 if bar is None else bar.format_dict["elapsed"]
-        self._names: list[str] = []
-        self._sum: Tensor | None = None
         self.length = 0
-
-    def add(self, results: dict[str, Tensor]) -> None:
-        """Add the metrics of one step."""
-        self._names = list(results)
-        values = torch.stack(list(results.values()))
-        self._sum = values if self._sum is None else self._sum + values
-        self.length += 1
-
-    def means(self) -> dict[str, float]:
-        """Means over the window."""
-        assert self._sum is not None
-        return dict(zip(self._names, (self._sum / self.length).tolist(), strict=True))
 
     def seconds(self, bar: Any) -> float:
         """Time since the window began."""

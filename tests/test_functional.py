@@ -63,3 +63,10 @@ def test_lstm_gates_work_under_vmap():
     for i in range(4):
         alone = lstm_gates(gates[i], cell[i])
         torch.testing.assert_close((together[0][i], together[1][i]), alone)
+
+
+@pytest.mark.parametrize("relu", [True, False])
+def test_linear_does_not_hide_nan(relu):
+    weight = torch.randn(70, 120)
+    weight[3, 5] = float("nan")
+    assert linear(torch.randn(8, 120), weight, relu=relu)[:, 3].isnan().all()
