@@ -13,6 +13,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from air.checkpoint import save_pretrained
+from experiments import distributed
 from experiments.experiment import AIRExperiment
 from experiments.runs import Run
 
@@ -35,18 +36,20 @@ class Trainer(boilr.Trainer):
         # boilr's own constructor pickles the settings and cannot name a run.
         args = experiment.args
         self.experiment = experiment
-        if not args.dry_run:
+        writes = not args.dry_run and distributed.is_main()
+        if writes:
             Run.check_free(args.output, args.run_name, experiment.run_description)
         if args.threads:
             torch.set_num_threads(args.threads)
-        use_cuda = torch.cuda.is_available() and not args.no_cuda
-        self.device = torch.device("cuda" if use_cuda else "cpu")
+        self.device = distributed.local_device(cuda=not args.no_cuda)
         set_rnd_seed(args.seed)
         experiment.setup(self.device)
+        distributed.same_weights(experiment.model)
+        distributed.spread_seeds(args.seed)
         self._check_experiment(experiment)
         self.run_folder: Run | None = None
         self.tb_writer: SummaryWriter | None = None
-        if not args.dry_run:
+        if writes:
             run = Run.create(args.output, args.run_name, experiment.run_description)
             run.write_config(
                 args,
@@ -66,7 +69,10 @@ class Trainer(boilr.Trainer):
         window = _Window()
         held_out: dict[str, float] = {}
         model.train()
-        with tqdm(total=last_step, desc="train", unit="step", dynamic_ncols=True) as bar:
+        hidden = not distributed.is_main()
+        with tqdm(
+            total=last_step, desc="train", unit="step", dynamic_ncols=True, disable=hidden
+        ) as bar:
             for epoch, x, y in self._batches():
                 self._step(x, y, window)
                 bar.update()
@@ -74,7 +80,8 @@ class Trainer(boilr.Trainer):
                 last = step == last_step
                 if last or step % args.train_log_every == 0:
                     images_per_s = window.length * args.batch_size / window.seconds(bar)
-                    metrics = window.means() | {"images_per_s": images_per_s}
+                    metrics = distributed.average_metrics(window.means())
+                    metrics |= {"images_per_s": images_per_s}
                     self._guard(metrics, step)
                     self._log(metrics, step, "train")
                     bar.set_postfix_str(_postfix(metrics))
@@ -106,6 +113,7 @@ class Trainer(boilr.Trainer):
         results = experiment.forward_pass(x, y)
         experiment.optimizer.zero_grad()
         results.pop("loss").backward()
+        distributed.average_gradients(experiment.model.parameters())
         experiment.post_backward_callback()
         if experiment.args.max_grad_norm is not None:
             torch.nn.utils.clip_grad_norm_(
@@ -121,7 +129,8 @@ class Trainer(boilr.Trainer):
         experiment.model.eval()
         metrics = experiment.test_procedure()
         self._guard(metrics, step)  # the last update may have broken what was fine before it
-        tqdm.write(experiment.test_log_str(metrics, step, epoch))
+        if distributed.is_main():
+            tqdm.write(experiment.test_log_str(metrics, step, epoch))
         self._log(metrics, step, "held_out")
         if self.run_folder and (last or step % experiment.args.test_imgs_every == 0):
             experiment.save_images(str(self.run_folder.image_folder))

@@ -2,6 +2,7 @@
 
 import argparse
 
+from experiments import distributed
 from experiments.experiment import AIRExperiment
 from experiments.trainer import Trainer
 
@@ -18,8 +19,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train; returns the exit status."""
-    trainer = Trainer(AIRExperiment(args))
-    metrics = trainer.run()
+    with distributed.processes(cuda=not args.no_cuda):
+        trainer = Trainer(AIRExperiment(args))
+        metrics = trainer.run()
+        if not distributed.is_main():
+            return 0
     print(
         f"Held-out count accuracy {metrics['count_accuracy_mode']:.2%} at the posterior's mode, "
         f"{metrics['count_accuracy']:.2%} in one draw; ELBO {metrics['elbo']:.1f} nats."
