@@ -15,7 +15,7 @@ nothing). On GPUs an overlap could hide at most the transfer of 13 MB a step.
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from datetime import timedelta
 
 import numpy as np
@@ -55,6 +55,8 @@ _LARGE = 1 << 16
 def processes(*, cuda: bool = False, timeout: timedelta = TIMEOUT) -> Iterator[None]:
     """Join the group of processes that torchrun started, if it did; leave it at the end.
 
+    What other ranks than 0 print is discarded meanwhile; what they say on stderr is not.
+
     Args:
         cuda: whether GPUs are to be used where there are some; each rank takes its own.
         timeout: see :data:`TIMEOUT`.
@@ -80,7 +82,7 @@ def processes(*, cuda: bool = False, timeout: timedelta = TIMEOUT) -> Iterator[N
     with _clear_errors():
         dist.init_process_group(backend, timeout=timeout)
     try:
-        with _clear_errors():
+        with _clear_errors(), _quiet(not is_main()):
             yield
             dist.barrier()  # nobody leaves while somebody still needs an answer
     finally:
@@ -232,6 +234,15 @@ def _local_rank() -> int | None:
             "Start the processes with torchrun, or unset WORLD_SIZE."
         )
     return int(os.environ["LOCAL_RANK"])
+
+
+@contextmanager
+def _quiet(quiet: bool) -> Iterator[None]:
+    if not quiet:
+        yield
+        return
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+        yield
 
 
 @contextmanager

@@ -129,8 +129,7 @@ class Trainer(boilr.Trainer):
         experiment.model.eval()
         metrics = experiment.test_procedure()
         self._guard(metrics, step)  # the last update may have broken what was fine before it
-        if distributed.is_main():
-            tqdm.write(experiment.test_log_str(metrics, step, epoch))
+        tqdm.write(experiment.test_log_str(metrics, step, epoch))
         self._log(metrics, step, "held_out")
         if self.run_folder and (last or step % experiment.args.test_imgs_every == 0):
             experiment.save_images(str(self.run_folder.image_folder))

@@ -20,10 +20,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Train; returns the exit status."""
     with distributed.processes(cuda=not args.no_cuda):
-        trainer = Trainer(AIRExperiment(args))
-        metrics = trainer.run()
-        if not distributed.is_main():
-            return 0
+        return _train(args)
+
+
+def _train(args: argparse.Namespace) -> int:
+    trainer = Trainer(AIRExperiment(args))
+    metrics = trainer.run()
     print(
         f"Held-out count accuracy {metrics['count_accuracy_mode']:.2%} at the posterior's mode, "
         f"{metrics['count_accuracy']:.2%} in one draw; ELBO {metrics['elbo']:.1f} nats."
