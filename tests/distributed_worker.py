@@ -192,18 +192,20 @@ def train(folder):
     }
 
 
-def fail_alone(error, *, rank):
-    """How the other process learns that this one failed."""
+def end_alone(end, *, timeout):
+    """What becomes of the two processes when rank 1 comes to an end of its own."""
     try:
-        with distributed.processes(timeout=timedelta(seconds=1)):
-            if distributed.rank() == rank:
-                if error is not None:
-                    raise error
-                time.sleep(2)  # hangs
+        with distributed.processes(timeout=timedelta(seconds=timeout)):
+            if distributed.rank() == 1:
+                end()
             distributed.average_metrics({"a": 1.0})
     except (ConnectionError, FloatingPointError) as caught:
         return f"{type(caught).__name__}: {caught}"
     return "no error"
+
+
+def fail():
+    raise FloatingPointError("broke down")
 
 
 def main():
@@ -214,9 +216,18 @@ def main():
     with distributed.processes():
         seen = seen_together(folder, alone)
     seen["group_left"] = not dist.is_initialized()
-    seen["other_failed"] = fail_alone(FloatingPointError("broke down"), rank=1)
+    seen["other_failed"] = end_alone(fail, timeout=60)
     os.environ["MASTER_PORT"] = second_port
-    seen["other_hung"] = fail_alone(None, rank=1)
+    noticed = folder / "noticed"
+
+    def hang():
+        for _ in range(1000):
+            time.sleep(0.1)
+            if noticed.exists():
+                break
+
+    seen["other_hung"] = end_alone(hang, timeout=5)  # time enough to form the group
+    noticed.write_text("")
     (folder / f"rank{seen['rank']}.json").write_text(json.dumps(seen))
 
 

@@ -69,20 +69,20 @@ def seen(shards):
                 MASTER_PORT=port,
             ),
             stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
+            stderr=subprocess.PIPE,
             text=True,
         )
         for rank in range(2)
     ]
     try:
-        outputs = [worker.communicate(timeout=240)[0] for worker in workers]
+        outputs = [worker.communicate(timeout=240) for worker in workers]
     finally:
         for worker in workers:
             worker.kill()
-    for worker, output in zip(workers, outputs, strict=True):
-        assert worker.returncode == 0, output
+    for worker, (_, errors) in zip(workers, outputs, strict=True):
+        assert worker.returncode == 0, errors
     records = [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(2)]
-    for record, output in zip(records, outputs, strict=True):
+    for record, (output, _) in zip(records, outputs, strict=True):
         record["output"] = output
     return records
 
