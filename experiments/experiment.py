@@ -14,8 +14,10 @@ from air.config import check_images
 from air.estimators import ESTIMATORS
 from air.evaluation import evaluate
 from air.schedules import parse_schedule
+from experiments import distributed
 from experiments.boilr_model import AIRModel
 from experiments.datasets import DATASETS
+from experiments.datasets.sources import check_dataset, folder_name, z_where_mean
 from experiments.loaders import SceneManager
 from experiments.objective import PRECISIONS, make_objective
 from experiments.pictures import save_reconstructions, save_samples
@@ -86,7 +88,7 @@ class AIRExperiment(boilr.VAEExperimentManager):
             "--dataset",
             metavar="NAME",
             default="multi-mnist",
-            help=f"one of: {', '.join(DATASETS)} (default: %(default)s)",
+            help=f"one of: {', '.join(DATASETS)}, or shards:FOLDER (default: %(default)s)",
         )
         add_data_arguments(data)
         model = parser.add_argument_group("model and objective")
@@ -210,10 +212,7 @@ class AIRExperiment(boilr.VAEExperimentManager):
         args = super()._check_args(args)
         if args.resume:
             raise ValueError("--resume is not supported: a run's optimiser is not saved yet.")
-        if args.dataset not in DATASETS:
-            raise ValueError(
-                f"unknown data set {args.dataset!r}. Expected one of: {', '.join(DATASETS)}."
-            )
+        check_dataset(args.dataset)
         if args.estimator not in ESTIMATORS:
             raise ValueError(
                 f"unknown estimator {args.estimator!r}. "
@@ -244,7 +243,12 @@ class AIRExperiment(boilr.VAEExperimentManager):
 
     @staticmethod
     def _make_run_description(args: argparse.Namespace) -> str:
-        parts = [args.dataset, args.estimator, f"seed{args.seed}", args.additional_descr]
+        parts = [
+            folder_name(args.dataset),
+            args.estimator,
+            f"seed{args.seed}",
+            args.additional_descr,
+        ]
         return "_".join(part for part in parts if part)
 
     def _make_datamanager(self) -> SceneManager:
@@ -258,9 +262,9 @@ class AIRExperiment(boilr.VAEExperimentManager):
     def _make_model(self) -> AIRModel:
         config = make_config(self.args, tuple(self.dataloaders.data_shape), self.num_steps)
         air = AIR(config)
-        # The data is checked here, once, and not again at every step.
-        check_images(self.dataloaders.train.images, config)
-        check_images(self.dataloaders.test.images, config)
+        # The data is checked here, once, and not again at every step: uint8 images of one shape.
+        for loader in (self.dataloaders.train, self.dataloaders.test):
+            check_images(loader.dataset[0][0].unsqueeze(0), config)
         air.validate_args = False
         estimator = make_estimator(self.args.estimator, config, self.args.num_samples)
         return AIRModel(air, estimator)
@@ -325,21 +329,22 @@ class AIRExperiment(boilr.VAEExperimentManager):
 
     @torch.no_grad()
     def test_procedure(self, iw_samples: int | None = None) -> dict[str, float]:
-        """Metrics on all held-out scenes.
+        """Metrics on all held-out scenes; each process that trains with us reads its part.
 
         Args:
             iw_samples: K of the importance-weighted bound of log p(x). By default it is computed
                 every ``loglikelihood_every`` steps, with ``loglikelihood_samples``.
         """
         args, loader = self.args, self.dataloaders.test
+        own = distributed.own_range(len(loader.images))
         if iw_samples is None:
             step = self.model.global_step
             due = step > 0 and step % args.loglikelihood_every == 0
             iw_samples = args.loglikelihood_samples if due else 0
         evaluation = evaluate(
             self.model.air,
-            loader.images,
-            loader.num_objects,
+            loader.images[own],
+            loader.num_objects[own],
             num_samples=iw_samples,
             batch_size=args.test_batch_size if not iw_samples else 100,
         )
@@ -347,7 +352,10 @@ class AIRExperiment(boilr.VAEExperimentManager):
         left_out = {"confusion", "num_images", "num_samples"}
         if not iw_samples:
             left_out |= {"log_likelihood_bound", "ess"}
-        return {name: value for name, value in metrics.items() if name not in left_out}
+        return distributed.average_metrics(
+            {name: value for name, value in metrics.items() if name not in left_out},
+            weight=evaluation.num_images,
+        )
 
     def save_images(self, img_folder: str, nrows: int = 8) -> None:
         """Save reconstructions of held-out scenes, with boxes, and samples of the prior."""
@@ -387,7 +395,7 @@ def make_config(args: argparse.Namespace, data_shape: tuple[int, ...], num_steps
         likelihood=args.likelihood,
         likelihood_sd=args.likelihood_sd,
         continue_prob=parse_schedule(args.continue_prob)(num_steps),
-        z_where_mean=DATASETS[args.dataset].z_where_mean,
+        z_where_mean=z_where_mean(args.dataset),
     )
 
 

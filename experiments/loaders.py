@@ -1,6 +1,7 @@
 """Batches from a data set that lives in memory as uint8."""
 
 import argparse
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,8 +10,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from experiments.datasets import check_max_objects, load_dataset
+from experiments import distributed
+from experiments.datasets import check_max_objects
 from experiments.datasets.scenes import DataSplits, Scenes
+from experiments.datasets.sharded_scenes import ShardedScenes, ShardedSplits
+from experiments.datasets.sources import open_dataset
+from experiments.shard_loader import ShardLoader
 
 
 class SceneLoader:
@@ -19,9 +24,12 @@ class SceneLoader:
     A batch is one indexing of a uint8 tensor, on whichever device the data set lives: no worker
     processes, no conversion image by image.
 
+    Where several processes train together, all draw one order of the scenes, and each gets its
+    own part of every training batch.
+
     Args:
         scenes: the data set.
-        batch_size: images a batch.
+        batch_size: images a batch, all processes together.
         shuffle: whether to draw a new order at each pass, and leave out the last, smaller batch.
         device: where the data set shall live.
     """
@@ -75,9 +83,12 @@ class SceneLoader:
         """Which scenes each batch of a pass holds, on the data's device."""
         number = len(self.dataset)
         # Drawn on the CPU, so that a run meets the same batches on every device.
-        order = torch.randperm(number) if self.shuffle else torch.arange(number)
+        order = torch.arange(number)
+        if self.shuffle:
+            order = distributed.from_main(torch.randperm(number))
         order = order.to(self.images.device)
-        yield from order.split(self.batch_size)[: len(self)]
+        for batch in order.split(self.batch_size)[: len(self)]:
+            yield distributed.own_part(batch) if self.shuffle else batch
 
 
 class SceneManager(boilr.data.BaseDatasetManager):
@@ -88,28 +99,50 @@ class SceneManager(boilr.data.BaseDatasetManager):
         device: where the data set shall live.
 
     Raises:
-        ValueError: if a scene holds more objects than the model can find.
+        ValueError: if a scene holds more objects than the model can find, or the batch or the
+            held-out scenes cannot be shared by the processes that train together.
     """
 
     def __init__(self, cfg: argparse.Namespace, device: torch.device) -> None:
-        self.splits = load_splits(cfg)
+        distributed.local_batch_size(cfg.batch_size)  # before the work, not after it
+        with distributed.main_first():
+            self.splits = load_splits(cfg)
         for scenes in (self.splits.train, self.splits.held_out):
             check_max_objects(scenes, cfg.max_objects)
+        if len(self.splits.held_out) < distributed.world_size():
+            raise ValueError(
+                f"{len(self.splits.held_out)} held-out scenes are too few for "
+                f"{distributed.world_size()} processes to judge by: start fewer."
+            )
         super().__init__(cfg, cuda=device.type == "cuda", device=device)
 
-    def _make_datasets(self, cfg: argparse.Namespace, **kwargs: Any) -> tuple[Scenes, Scenes]:
+    def _make_datasets(self, cfg: argparse.Namespace, **kwargs: Any) -> tuple[Any, Scenes]:
         return self.splits.train, self.splits.held_out
 
     def _make_dataloaders(
-        self, train: Scenes, test: Scenes, cfg: argparse.Namespace, cuda: bool, **kwargs: Any
-    ) -> tuple[SceneLoader, SceneLoader]:
+        self, train: Any, test: Scenes, cfg: argparse.Namespace, cuda: bool, **kwargs: Any
+    ) -> tuple[SceneLoader | ShardLoader, SceneLoader]:
         device = kwargs["device"]
+        train_loader: SceneLoader | ShardLoader
+        if isinstance(train, ShardedScenes):
+            train_loader = ShardLoader(train, batch_size=cfg.batch_size, device=device)
+        else:
+            train_loader = SceneLoader(
+                train, batch_size=cfg.batch_size, shuffle=True, device=device
+            )
         return (
-            SceneLoader(train, batch_size=cfg.batch_size, shuffle=True, device=device),
+            train_loader,
             SceneLoader(test, batch_size=cfg.test_batch_size, shuffle=False, device=device),
         )
 
 
-def load_splits(cfg: argparse.Namespace) -> DataSplits:
-    """The data set that the arguments ``dataset``, ``data_root`` and ``mnist_root`` name."""
-    return load_dataset(cfg.dataset, data_root=cfg.data_root, mnist_root=cfg.mnist_root)
+def load_splits(cfg: argparse.Namespace) -> DataSplits | ShardedSplits:
+    """The data set that the arguments ``dataset``, ``data_root`` and ``mnist_root`` name.
+
+    Of training scenes in shards, the part that is this process's to read.
+    """
+    splits = open_dataset(cfg.dataset, data_root=cfg.data_root, mnist_root=cfg.mnist_root)
+    if isinstance(splits, ShardedSplits):
+        own = splits.train.part(distributed.own_range(len(splits.train)))
+        return dataclasses.replace(splits, train=own)
+    return splits

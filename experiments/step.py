@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from experiments import distributed
 from experiments.experiment import AIRExperiment
 
 Batches = Iterable[tuple[Tensor, Tensor]]
@@ -57,6 +58,7 @@ class EagerStep:
         results = experiment.forward_pass(x, y)
         experiment.optimizer.zero_grad()
         results.pop("loss").backward()
+        distributed.average_gradients(experiment.model.parameters())
         if experiment.args.max_grad_norm is not None:
             torch.nn.utils.clip_grad_norm_(
                 experiment.model.parameters(), experiment.args.max_grad_norm
@@ -245,6 +247,8 @@ def make_step(
         step: what to take; default: a step of the experiment's one model.
     """
     step = EagerStep(experiment) if step is None else step
-    if experiment.args.cuda_graph and experiment.device.type == "cuda":
+    # A graph would have to record the exchange of gradients between processes, too.
+    alone = distributed.world_size() == 1
+    if experiment.args.cuda_graph and experiment.device.type == "cuda" and alone:
         return CudaGraphStep(step)
     return step

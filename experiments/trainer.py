@@ -13,6 +13,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from air.checkpoint import save_pretrained
+from experiments import distributed
 from experiments.experiment import AIRExperiment
 from experiments.runs import Run
 from experiments.step import make_step
@@ -36,19 +37,21 @@ class Trainer(boilr.Trainer):
         # boilr's own constructor pickles the settings and cannot name a run.
         args = experiment.args
         self.experiment = experiment
-        if not args.dry_run:
+        writes = not args.dry_run and distributed.is_main()
+        if writes:
             Run.check_free(args.output, args.run_name, experiment.run_description)
         if args.threads:
             torch.set_num_threads(args.threads)
-        use_cuda = torch.cuda.is_available() and not args.no_cuda
-        self.device = torch.device("cuda" if use_cuda else "cpu")
+        self.device = distributed.local_device(cuda=not args.no_cuda)
         set_rnd_seed(args.seed)
         experiment.setup(self.device)
+        distributed.same_weights(experiment.model)
+        distributed.spread_seeds(args.seed)
         self._check_experiment(experiment)
         self._update = make_step(experiment)
         self.run_folder: Run | None = None
         self.tb_writer: SummaryWriter | None = None
-        if not args.dry_run:
+        if writes:
             run = Run.create(args.output, args.run_name, experiment.run_description)
             run.write_config(
                 args,
@@ -68,7 +71,10 @@ class Trainer(boilr.Trainer):
         window = _Window()
         held_out: dict[str, float] = {}
         model.train()
-        with tqdm(total=last_step, desc="train", unit="step", dynamic_ncols=True) as bar:
+        hidden = not distributed.is_main()
+        with tqdm(
+            total=last_step, desc="train", unit="step", dynamic_ncols=True, disable=hidden
+        ) as bar:
             for epoch, x, y in self._batches():
                 self._step(x, y, window)
                 bar.update()
@@ -76,7 +82,8 @@ class Trainer(boilr.Trainer):
                 last = step == last_step
                 if last or step % args.train_log_every == 0:
                     images_per_s = window.length * args.batch_size / window.seconds(bar)
-                    metrics = self._update.metrics() | {"images_per_s": images_per_s}
+                    metrics = distributed.average_metrics(self._update.metrics())
+                    metrics |= {"images_per_s": images_per_s}
                     self._guard(metrics, step)
                     self._log(metrics, step, "train")
                     bar.set_postfix_str(_postfix(metrics))

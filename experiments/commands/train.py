@@ -2,6 +2,7 @@
 
 import argparse
 
+from experiments import distributed
 from experiments.ensemble_trainer import EnsembleTrainer
 from experiments.experiment import AIRExperiment
 from experiments.trainer import Trainer
@@ -19,8 +20,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train; returns the exit status."""
-    if args.num_seeds != 1:
-        return _run_many(args)
+    with distributed.processes(cuda=not args.no_cuda):
+        return _train(args) if args.num_seeds == 1 else _train_many(args)
+
+
+def _train(args: argparse.Namespace) -> int:
     trainer = Trainer(AIRExperiment(args))
     metrics = trainer.run()
     print(
@@ -35,8 +39,10 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _run_many(args: argparse.Namespace) -> int:
+def _train_many(args: argparse.Namespace) -> int:
     """Train several seeds at once; 1 if one of them failed."""
+    if distributed.world_size() > 1:
+        raise ValueError("--num-seeds trains in one process: start it without torchrun.")
     if args.resume:
         raise ValueError("--resume cannot be combined with --num-seeds: resume a single run.")
     trainer = EnsembleTrainer(AIRExperiment(args))

@@ -22,6 +22,7 @@ from experiments.benchmarks.estimators.gradients import (
 from experiments.benchmarks.estimators.records import read_finished, record_path, write_record
 from experiments.benchmarks.estimators.variants import VARIANTS, Variant, find_variants
 from experiments.benchmarks.estimators.weights import WeightSet, loaded_weights, trained_weights
+from experiments.datasets.scenes import DataSplits
 from experiments.experiment import AIRExperiment
 from experiments.loaders import load_splits
 
@@ -98,6 +99,8 @@ def run(args: argparse.Namespace) -> int:
     variants = find_variants(args.estimators, list(VARIANTS))
     torch.set_num_threads(args.threads)
     splits = load_splits(args)  # says so on stderr where another takes the asked one's place
+    if not isinstance(splits, DataSplits):
+        raise ValueError("gradients are measured on a registered data set, not on shards.")
     args.dataset = splits.name
     if args.load:
         weight_sets = loaded_weights(args.load, args.output)
