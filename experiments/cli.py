@@ -44,6 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     # What was needed to get here is no setting of the command's.
     module, _ = COMMANDS[vars(args).pop("command")]
     try:
+        if prepare := getattr(module, "prepare", None):
+            args = prepare(args, argv[1:])
         return module.run(args)
     except (ValueError, OSError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)

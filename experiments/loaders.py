@@ -48,12 +48,27 @@ class SceneLoader:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Images uint8 ``(B, C, H, W)`` and numbers of objects int64 ``(B,)``."""
+        order = self.draw_order()
+        for number in range(len(self)):
+            _, images, num_objects = self.batch(order, number)
+            yield images, num_objects
+
+    def draw_order(self) -> Tensor:
+        """The order of one pass: positions in the data set, ``(N,)``, where the data set lives."""
         number = len(self.dataset)
         # Drawn on the CPU, so that a run meets the same batches on every device.
         order = torch.randperm(number) if self.shuffle else torch.arange(number)
-        order = order.to(self.images.device)
-        for batch in order.split(self.batch_size)[: len(self)]:
-            yield self.images[batch], self.num_objects[batch]
+        return order.to(self.images.device)
+
+    def batch(self, order: Tensor, number: int) -> tuple[Tensor, Tensor, Tensor]:
+        """One batch of a pass: its positions ``(B,)``, images and numbers of objects.
+
+        Args:
+            order: of the pass.
+            number: of the batch, from 0 to ``len(self) - 1``.
+        """
+        indices = order[number * self.batch_size : (number + 1) * self.batch_size]
+        return indices, self.images[indices], self.num_objects[indices]
 
 
 class SceneManager(boilr.data.BaseDatasetManager):
