@@ -12,6 +12,8 @@ __all__ = ["AIRConfig", "check_images"]
 
 Likelihood = Literal["normal", "bernoulli"]
 
+_MOST_OBJECTS = 1000
+
 
 @dataclass(frozen=True, kw_only=True)
 class AIRConfig:
@@ -74,6 +76,11 @@ class AIRConfig:
         for name in ("max_objects", "z_what_size", "lstm_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        # Every size but this one shows in the weights: a file cannot make it absurd unnoticed.
+        if self.max_objects > _MOST_OBJECTS:
+            raise ValueError(
+                f"max_objects must be at most {_MOST_OBJECTS}, got {self.max_objects}."
+            )
         for name in ("image_embedding", "predictor_hidden", "encoder_hidden", "decoder_hidden"):
             sizes = getattr(self, name)
             if any(size < 1 for size in sizes):

@@ -39,6 +39,16 @@ class Run:
         return self.folder / "config.json"
 
     @property
+    def boilr_config_path(self) -> Path:
+        """Where boilr's own trainer keeps the arguments, pickled."""
+        return self.checkpoint_folder / "config.pkl"
+
+    @property
+    def boilr_log_path(self) -> Path:
+        """Where boilr's own trainer keeps the metrics, pickled."""
+        return self.result_folder / "log.pkl"
+
+    @property
     def checkpoint_folder(self) -> Path:
         """Holds ``model_<step>.pt``."""
         return self.folder / "checkpoints"
@@ -151,14 +161,19 @@ class Run:
         Raises:
             FileNotFoundError: if there is none.
         """
-        configs = Path(output).glob("*/config.json")
-        runs = [path.parent for path in configs if not path.parent.name.startswith(".")]
+        started = {}
+        for pattern in ("*/checkpoints/config.pkl", "*/config.json"):  # boilr's, ours
+            for path in Path(output).glob(pattern):
+                run = Path(output) / path.relative_to(output).parts[0]
+                if not run.name.startswith("."):
+                    started[run] = path.stat().st_mtime_ns
+        runs = list(started)
         if not runs:
             raise FileNotFoundError(
                 f"{output} holds no run. Train one first: python main.py train."
             )
         if name == "latest":
-            return cls(max(runs, key=lambda run: (run / "config.json").stat().st_mtime_ns))
+            return cls(max(runs, key=lambda run: started[run]))
         names = sorted(run.name for run in runs)
         if name not in names:
             raise FileNotFoundError(

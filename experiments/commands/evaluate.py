@@ -11,6 +11,7 @@ from tqdm import tqdm
 from air import AIR, AIRConfig
 from air.evaluation import evaluate
 from air.types import Evaluation
+from experiments.boilr_folder import read_run_config
 from experiments.boilr_model import check_shapes, read_checkpoint
 from experiments.datasets import DATASETS, check_max_objects, load_dataset
 from experiments.experiment import add_data_arguments
@@ -90,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
         torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     source = Run.find(args.output, args.load)
-    config = source.read_config()
+    config = read_run_config(source)
     dataset = args.dataset or config["dataset"]
     if dataset not in DATASETS:
         raise ValueError(f"unknown data set {dataset!r}. Expected one of: {', '.join(DATASETS)}.")
@@ -139,7 +140,7 @@ def load_run(run: Run, step: int | None, device: torch.device) -> tuple[int, AIR
         ValueError: if it cannot be read.
     """
     step, state = read_checkpoint(run.checkpoint_folder, step=step)
-    config = AIRConfig.from_dict(run.read_config()["air"])
+    config = AIRConfig.from_dict(read_run_config(run)["air"])
     prefix = "air."  # the rest is the estimator's
     own = {
         name.removeprefix(prefix): tensor
