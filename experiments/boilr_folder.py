@@ -45,6 +45,25 @@ def read_run_config(run: Run) -> dict[str, Any]:
     return {"args": vars(args), "air": config.to_dict(), "dataset": args.dataset}
 
 
+def convert_log(run: Run) -> None:
+    """Write the metrics of a run that boilr's trainer made where ours are, if it made it.
+
+    Raises:
+        DamagedFileError: if they are damaged.
+        OSError: if they cannot be read or written.
+    """
+    if run.metrics_path.exists() or not run.boilr_log_path.exists():
+        return
+    names = {"train": "train", "test": "held_out"}
+    lines: dict[tuple[int, str], dict[str, float]] = {}
+    for split, metrics in read_log(run.boilr_log_path).items():
+        for name, pairs in metrics.items():
+            for step, value in pairs:
+                lines.setdefault((step, names[split]), {})[name] = value
+    for (step, split), values in sorted(lines.items()):
+        run.append_metrics(step, split, values)
+
+
 def read_config(path: Path) -> dict[str, str | int | float | bool | None]:
     """The settings in a ``config.pkl``: an ``argparse.Namespace`` of plain values.
 

@@ -10,6 +10,7 @@ A checkpoint of step N is up to four files in ``checkpoints/``:
 Nothing in these files is ever run, whoever wrote them.
 """
 
+import contextlib
 import hashlib
 import io
 import os
@@ -104,10 +105,17 @@ def save_checkpoint(
             for name, content in contents.items()
         },
     }
-    # The weights last of the three: boilr takes any model_N.pt for a checkpoint.
-    for name in sorted(contents, reverse=True):
-        write_file(folder / name, contents[name])
-    write_file(_manifest(folder, step), to_json(manifest))
+    fresh = [name for name in contents if not (folder / name).exists()]
+    try:
+        # The weights last of the three: boilr takes any model_N.pt for a checkpoint.
+        for name in sorted(contents, reverse=True):
+            write_file(folder / name, contents[name])
+        write_file(_manifest(folder, step), to_json(manifest))
+    except BaseException:
+        for name in fresh:
+            with contextlib.suppress(OSError):
+                os.unlink(folder / name)
+        raise
     try:
         _read_verified(folder, step)
     except DamagedFileError as error:
@@ -179,6 +187,19 @@ def check_room(folder: Path, model: torch.nn.Module, keep: int | None) -> None:
         )
 
 
+def check_checkpoints(folder: Path) -> list[tuple[int, str | None]]:
+    """Each checkpoint's step, the oldest first, and what is wrong with it, if anything."""
+    found: list[tuple[int, str | None]] = []
+    for step in sorted(checkpoint_steps(folder)):
+        try:
+            load_checkpoint(folder, step)
+        except (DamagedFileError, OSError) as error:
+            found.append((step, str(error)))
+        else:
+            found.append((step, None))
+    return found
+
+
 def checkpoint_steps(folder: Path) -> list[int]:
     """Steps that have a ``model_<step>.pt``, in no particular order; whole or not."""
     matches = (_MODEL.fullmatch(path.name) for path in folder.glob("model_*.pt"))
@@ -199,7 +220,7 @@ def clean(folder: Path, step: int) -> None:
     for path in folder.iterdir():
         match = _OURS.fullmatch(path.name)
         if is_debris(path.name):
-            path.unlink(missing_ok=True)
+            os.unlink(path)
         elif match:
             found.setdefault(int(match[1]), []).append(path)
     for number, paths in found.items():
@@ -208,7 +229,7 @@ def clean(folder: Path, step: int) -> None:
         unfinished = any(name.startswith("training_") for name in names)
         if f"manifest_{number}.json" not in names and unfinished:
             for path in paths:
-                path.unlink(missing_ok=True)
+                os.unlink(path)
         elif number > step:
             for path in paths:
                 os.replace(path, path.with_name(f"damaged-{path.name}"))

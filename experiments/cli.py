@@ -4,12 +4,13 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from experiments.commands import data, evaluate, train
+from experiments.commands import data, doctor, evaluate, train
 
 COMMANDS = {
     "train": (train, "train a model (the default)"),
     "evaluate": (evaluate, "count accuracy and bounds of a trained model"),
     "data": (data, "make and describe a data set"),
+    "doctor": (doctor, "check that a run would work, and change nothing"),
 }
 
 

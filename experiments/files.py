@@ -1,5 +1,6 @@
 """Files that appear whole or not at all, and files that are read with suspicion."""
 
+import contextlib
 import errno
 import json
 import os
@@ -40,7 +41,8 @@ def write_file(path: Path, content: bytes) -> None:
             os.close(file)
         os.replace(temporary, path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
         raise
     sync_folder(path.parent)
 

@@ -91,6 +91,11 @@ class NonFiniteGuard:
         """
         if not self.found.is_cuda and not self.found.item():
             return False
+        self._record(step, indices, loss)
+        return not self.found.is_cuda
+
+    def _record(self, step: int, indices: Tensor, loss: Tensor) -> None:
+        """Count the flag, and keep the first step that raised it; reads nothing."""
         first = self._count == 0
         now = (torch.full_like(self._count, step), indices, loss.detach())
         if self._first is None or self._first[1].shape != indices.shape:
@@ -100,7 +105,6 @@ class NonFiniteGuard:
             pairs = zip(now, self._first, strict=True)
             self._first = tuple(torch.where(fresh, new, old) for new, old in pairs)  # type: ignore[assignment]
         self._count += self.found.long()
-        return not self.found.is_cuda
 
     def check(self) -> str | None:
         """Read what was noted; waits for the device.

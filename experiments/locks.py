@@ -5,7 +5,6 @@ import json
 import os
 import secrets
 import socket
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -56,6 +55,15 @@ class RunLock:
             temporary.unlink(missing_ok=True)
         self._content = own
 
+    def check(self) -> None:
+        """Check that the lock could be taken.
+
+        Raises:
+            RunLockedError: if another process holds it.
+        """
+        if self.path.exists():
+            self._check_dead()
+
     def release(self) -> None:
         """Give the lock back, if it is still ours."""
         if self._content is None:
@@ -82,7 +90,6 @@ class RunLock:
             raise RunLockedError(self._message(f"process {pid} on {host}"))
         if is_alive(pid, started):
             raise RunLockedError(self._message(f"process {pid} on this machine"))
-        print(f"warning: taking over from process {pid}, which is dead.", file=sys.stderr)
 
     def _message(self, owner: str) -> str:
         return (

@@ -8,6 +8,7 @@ import os
 import re
 import secrets
 import shutil
+import tempfile
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -235,8 +236,13 @@ def _check_writable(output: Path) -> None:
         existing = existing.parent
     if not existing.is_dir():
         raise NotADirectoryError(f"{existing} is a file: give another --output than {output}.")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise PermissionError(f"{existing} cannot be written: give another --output.")
+    try:
+        # Tried, not asked for: the answer can be wrong for root, and on a network's disk.
+        tempfile.TemporaryFile(dir=existing).close()
+    except OSError as error:
+        raise PermissionError(
+            f"{existing} cannot be written ({error.strerror}): give another --output."
+        ) from error
 
 
 def _taken(name: str, output: Path) -> FileExistsError:

@@ -64,6 +64,8 @@ def set_random_state(state: Training, device: torch.device) -> None:
         kind, position, has_gauss, gauss = state.facts["numpy"]
         version, next_gauss = state.facts["python"]
         keys = tensors["random.numpy"].numpy().astype(np.uint32)
+        if not 0 <= position <= 624:  # numpy itself would read outside of its keys
+            raise ValueError(f"numpy's position {position}")
         np.random.set_state((kind, keys, position, has_gauss, gauss))  # noqa: NPY002
         random.setstate((version, tuple(tensors["random.python"].tolist()), next_gauss))
         torch.set_rng_state(tensors["random.torch"])

@@ -1,5 +1,6 @@
 """The training loop: boilr's, with its faults mended."""
 
+import itertools
 import math
 import signal
 import sys
@@ -181,6 +182,18 @@ class Trainer(boilr.Trainer):
             return held_out
         finally:
             self.close()
+
+    def dry_steps(self, number: int) -> tuple[float, dict[str, float]]:
+        """Take some steps without any log or test; seconds of one, and their mean metrics."""
+        window = Window()
+        self.experiment.model.train()
+        start = time.monotonic()
+        for indices, x, y in itertools.islice(self._batches(), number):
+            loss = self._step(x, y, window)
+            self.guard.settle(self.experiment.model.global_step, indices, loss)
+        self._check_guard()
+        metrics = window.means()  # waits for the device
+        return (time.monotonic() - start) / max(window.length, 1), metrics
 
     def _train(self, signals: StopSignals) -> dict[str, float]:
         experiment, model, progress = self.experiment, self.experiment.model, self._progress

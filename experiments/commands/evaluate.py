@@ -11,7 +11,7 @@ from tqdm import tqdm
 from air import AIR, AIRConfig
 from air.evaluation import evaluate
 from air.types import Evaluation
-from experiments.boilr_folder import read_run_config
+from experiments.boilr_folder import convert_log, read_run_config
 from experiments.boilr_model import check_shapes, read_checkpoint
 from experiments.datasets import DATASETS, check_max_objects, load_dataset
 from experiments.experiment import add_data_arguments
@@ -92,6 +92,7 @@ def run(args: argparse.Namespace) -> int:
     torch.manual_seed(args.seed)
     source = Run.find(args.output, args.load)
     config = read_run_config(source)
+    convert_log(source)
     dataset = args.dataset or config["dataset"]
     if dataset not in DATASETS:
         raise ValueError(f"unknown data set {dataset!r}. Expected one of: {', '.join(DATASETS)}.")

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
+from typing import Any
 
 from experiments.experiment import AIRExperiment
 from experiments.resume import format_changes, resumed_args
@@ -30,12 +31,13 @@ def prepare(args: argparse.Namespace, argv: Sequence[str]) -> argparse.Namespace
     given = given_settings(argv)
     if "run_name" in given or "dry_run" in given:
         raise ValueError("--resume takes neither --run-name nor --dry-run.")
+    given.pop("output", None)
     args, changes = resumed_args(args.output, args.resume, **given)
     print(format_changes(changes))
     return args
 
 
-def given_settings(argv: Sequence[str]) -> dict[str, object]:
+def given_settings(argv: Sequence[str]) -> dict[str, Any]:
     """The settings that a command line names, without the defaults."""
     parser = argparse.ArgumentParser(allow_abbrev=False)
     add_arguments(parser)
