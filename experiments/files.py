@@ -3,10 +3,11 @@
 import contextlib
 import errno
 import json
+import math
 import os
 import secrets
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 MAX_JSON_BYTES = 16 << 20
 """More than any JSON file of ours holds: about a million numbers."""
@@ -78,7 +79,8 @@ def read_file(path: Path, limit: int) -> bytes:
         raise DamagedFileError(f"{path} is no plain file.")
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
-        content = file.read(limit + 1) if size <= limit else b""
+        # Not to the limit: Python would make room for all of it first.
+        content = file.read(size + 1) if size <= limit else b""
     if size > limit or len(content) > limit:
         raise DamagedFileError(f"{path} has {size} bytes, more than the {limit} it may have.")
     return content
@@ -101,7 +103,7 @@ def parse_json(content: bytes, name: str) -> dict[str, Any]:
         DamagedFileError: if it is anything else, or holds NaN or an infinite number.
     """
     try:
-        value = json.loads(content.decode("utf-8"), parse_constant=_refuse)
+        value = json.loads(content.decode("utf-8"), parse_constant=_refuse, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise DamagedFileError(f"{name} is no JSON: {error}") from error
     if not isinstance(value, dict):
@@ -114,5 +116,10 @@ def to_json(value: dict[str, Any]) -> bytes:
     return (json.dumps(value, indent=2, default=str, allow_nan=False) + "\n").encode()
 
 
-def _refuse(constant: str) -> None:
+def _finite(text: str) -> float:
+    value = float(text)
+    return value if math.isfinite(value) else _refuse(text)
+
+
+def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is not JSON")
