@@ -13,6 +13,7 @@ __all__ = ["AIRConfig", "check_images"]
 Likelihood = Literal["normal", "bernoulli"]
 
 _MOST_OBJECTS = 1000
+_MOST_LAYERS = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +84,10 @@ class AIRConfig:
             )
         for name in ("image_embedding", "predictor_hidden", "encoder_hidden", "decoder_hidden"):
             sizes = getattr(self, name)
+            if len(sizes) > _MOST_LAYERS:
+                raise ValueError(
+                    f"{name} must hold at most {_MOST_LAYERS} sizes, got {len(sizes)}."
+                )
             if any(size < 1 for size in sizes):
                 raise ValueError(f"{name} must hold sizes of at least 1, got {sizes}.")
         if not self.z_where_mean[0] > 0:

@@ -35,7 +35,7 @@ from experiments.runs import Run
 from tests.conftest import make_scenes
 from tests.test_checkpoints import training, weights
 
-MEMORY = 300 << 20
+MEMORY = 200 << 20
 """More than a process may ask for, on top of what it has, to open any of these files."""
 
 SMALL = AIRConfig(
@@ -269,7 +269,7 @@ def headers():
 
     yield "longer than the file", struct.pack("<Q", 1 << 40) + b"{}"
     yield "longer than any", struct.pack("<Q", (1 << 64) - 1)
-    yield "40 MB of header", file(b"{" + b" " * (40 << 20) + b"}")
+    yield "20 MB of header", file(b"{" + b" " * (20 << 20) + b"}")
     yield "shape of 2^40", file(one(shape=[1 << 40]))
     yield "shape of 2^40 and offsets", file(one(shape=[1 << 40], data_offsets=[0, 1 << 42]))
     yield "shape that overflows", file(one(shape=[1 << 40, 1 << 40]))
@@ -325,7 +325,7 @@ def archives():
         for split in ("train", "held_out")
         for field in ("images", "num_objects", "classes", "boxes", "name")
     ] + ["name", "checksum"]
-    unpacked = 400 << 20
+    unpacked = 250 << 20
 
     def bomb(names):
         content = io.BytesIO()
