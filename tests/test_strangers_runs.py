@@ -101,7 +101,7 @@ def multiobject_file(tmp_path):
 
 
 def test_a_multiobject_file_is_read_as_multiobject_reads_it(multiobject_file):
-    path, images, counts, labels = multiobject_file
+    path, _, counts, labels = multiobject_file
     found = read_multiobject(path)
     assert found.images.shape == (20, 3, 16, 12)
     theirs = MultiObjectDataset(path, train=True, split=1.0)
