@@ -119,6 +119,10 @@ def _encode(text: Any, encoding: Any) -> bytes:
     return text.encode("latin1")
 
 
+def _no_bytes() -> bytes:
+    return b""  # how the second protocol writes them
+
+
 def _array(*_: Any) -> Array:
     return Array()  # its shape and content come with BUILD: nothing is allocated before
 
@@ -126,6 +130,7 @@ def _array(*_: Any) -> Array:
 _CALLS: dict[tuple[str, str], Callable[..., Any]] = {
     ("numpy", "dtype"): _DType,
     ("_codecs", "encode"): _encode,
+    ("__builtin__", "bytes"): _no_bytes,
 }
 for _module in ("numpy.core.multiarray", "numpy._core.multiarray"):
     _CALLS[_module, "_reconstruct"] = _array

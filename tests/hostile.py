@@ -248,10 +248,10 @@ def pickles():
     yield "nested keys", b"\x80\x02}" + b"N" + b"\x85" * 200_000 + b"Ns."
     yield "nested lists", b"\x80\x02" + b"]" * 200_000 + b"a" * 199_999 + b"."
     yield "a list in itself", b"\x80\x02]q\x00h\x00a."
-    laughs = b"\x80\x02]q\x00"
+    laughs = b"\x80\x02](]q\x00"
     for _ in range(60):
         laughs += b"]q\x01(" + b"h\x00" * 60 + b"eq\x00"
-    yield "a billion laughs", laughs + b"."
+    yield "a billion laughs", laughs + b"e."
     yield "no end", b"\x80\x02" + b"N" * 1000
     yield "nothing", b""
     yield "underflow", b"\x80\x02R."

@@ -205,21 +205,16 @@ def test_memory_is_flat_and_logs_grow_with_the_steps(seconds, make_args):
             )
         )
     )
-    model, points, end = trainer.experiment.model, [], None
+    model, points = trainer.experiment.model, []
     increment, start = model.increment_global_step, time.monotonic()
-    logs = [trainer.run_folder.metrics_path, trainer.run_folder.tensorboard_folder]
+    metrics, folder = trainer.run_folder.metrics_path, trainer.run_folder.tensorboard_folder
 
     def look():
         increment()
-        nonlocal end
         if model.global_step % 100 == 0:
             trainer.tb_writer.flush()
-            sizes = [
-                path.stat().st_size
-                for log in logs
-                for path in ([log] if log.is_file() else log.iterdir())
-            ]
-            tensors = sum(isinstance(thing, torch.Tensor) for thing in gc.get_objects())
+            sizes = [path.stat().st_size for path in (metrics, *folder.iterdir())]
+            tensors = sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects())
             points.append((model.global_step, memory_in_use(), tensors, sum(sizes)))
             if time.monotonic() - start > seconds and len(points) >= 4:
                 trainer.experiment.args.max_steps = model.global_step

@@ -51,7 +51,7 @@ def test_a_boilr_run_can_be_evaluated(boilr_run, monkeypatch, capsys):
     config = trainer.experiment.model.air.config
     monkeypatch.setattr("experiments.boilr_folder.make_config", lambda *_: config)
     assert read_run_config(run)["air"] == config.to_dict()
-    assert Run.find("output", "latest") == run
+    assert Run.find(str(run.folder.parent), "latest") == run
     capsys.readouterr()
     assert main(["evaluate", "--load", run.name, "--samples", "0", "--json", "--nocuda"]) == 0
     assert json.loads(capsys.readouterr().out)["step"] == 4
