@@ -174,8 +174,10 @@ def check_images(images: Tensor, config: AIRConfig) -> None:
     if images.dim() != 4:
         raise ValueError(problem)
     if tuple(images.shape[1:]) != config.image_shape:
-        if tuple(images.shape[1:]) == (*config.canvas_size, config.channels):
+        if tuple(images.shape[1:3]) == config.canvas_size and images.shape[3] <= 4:
             raise ValueError(f"{problem} Move the channels: images.permute(0, 3, 1, 2).")
+        if images.shape[1] in (2, 4) and tuple(images.shape[2:]) == config.canvas_size:
+            raise ValueError(f"{problem} Leave out the alpha channel: images[:, :-1].")
         raise ValueError(
             f"{problem} Resize or convert them, or make the model with "
             f"AIRConfig(canvas_size={tuple(images.shape[2:])}, channels={images.shape[1]})."
