@@ -142,12 +142,12 @@ def load_checkpoint(folder: Path, step: int | None = None) -> Checkpoint:
         DamagedFileError: if it is damaged, or all are.
         OSError: if it cannot be read.
     """
-    steps = sorted(checkpoint_steps(folder))
+    steps = sorted(_finished_steps(folder))
     if not steps or (step is not None and step not in steps):
         wanted = "no checkpoint" if step is None else f"no checkpoint of step {step}"
         found = ", ".join(map(str, steps)) or "none"
         raise FileNotFoundError(f"{folder} holds {wanted}. Steps found: {found}.")
-    manifests = any(_manifest(folder, found).exists() for found in steps)
+    manifests = any(_manifest(folder, known).exists() for known in steps)
     problems = []
     for candidate in [step] if step is not None else reversed(steps):
         try:
@@ -159,6 +159,22 @@ def load_checkpoint(folder: Path, step: int | None = None) -> Checkpoint:
             _warn(f"{problem} Step {candidate} is used instead.")
         return checkpoint
     raise DamagedFileError(" ".join(problems))
+
+
+def _finished_steps(folder: Path) -> set[int]:
+    """Steps whose save was finished, also where files of it are missing now."""
+    found: dict[int, set[str]] = {}
+    for path in folder.glob("m*_*.*"):
+        match = _OURS.fullmatch(path.name)
+        if match and str(int(match[1])) == match[1]:
+            found.setdefault(int(match[1]), set()).add(path.name)
+    return {
+        step
+        for step, names in found.items()
+        if f"manifest_{step}.json" in names
+        # boilr's own have nothing but the weights; ours without a manifest were never finished.
+        or (_model(step) in names and not (folder / f"training_{step}.safetensors").exists())
+    }
 
 
 def check_room(folder: Path, model: torch.nn.Module, keep: int | None) -> None:
@@ -190,7 +206,7 @@ def check_room(folder: Path, model: torch.nn.Module, keep: int | None) -> None:
 def check_checkpoints(folder: Path) -> list[tuple[int, str | None]]:
     """Each checkpoint's step, the oldest first, and what is wrong with it, if anything."""
     found: list[tuple[int, str | None]] = []
-    for step in sorted(checkpoint_steps(folder)):
+    for step in sorted(_finished_steps(folder)):
         try:
             load_checkpoint(folder, step)
         except (DamagedFileError, OSError) as error:

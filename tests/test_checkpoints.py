@@ -239,6 +239,41 @@ def test_killed_between_any_two_system_calls_of_a_save(tmp_path, monkeypatch):
     assert deaths > 40
 
 
+def test_killed_in_the_first_save_there_is_none_or_all_of_it(tmp_path, monkeypatch):
+    deaths, done, ends = 0, False, set()
+    while not done:
+        folder = tmp_path / f"dies after {deaths}"
+        folder.mkdir()
+        system = DyingSystem(deaths)
+        with monkeypatch.context() as patch:
+            patch.setattr(files, "os", system)
+            patch.setattr(checkpoints, "os", system)
+            try:
+                save(folder, 8)
+                done = True
+            except Killed:
+                pass
+        try:
+            found = load_checkpoint(folder)
+        except FileNotFoundError:
+            found = None
+            clean(folder, 0)
+        if found:
+            assert_is(found, 8)
+        else:
+            assert names(folder) == set()
+        ends.add(bool(found))
+        deaths += 1
+    assert ends == {True, False}
+
+
+def test_a_checkpoint_without_its_weights_is_damaged_and_not_absent(tmp_path):
+    save(tmp_path, 8)
+    (tmp_path / "model_8.pt").unlink()
+    with pytest.raises(DamagedFileError, match=r"model_8\.pt: it is missing"):
+        load_checkpoint(tmp_path)
+
+
 @pytest.mark.usefixtures("no_sync")
 def test_damaged_checkpoints_after_the_one_in_use_are_put_aside(tmp_path):
     for step in (8, 16, 24):
@@ -291,7 +326,7 @@ def test_a_damaged_checkpoint_is_never_believed(seed, tmp_path, capsys):
     found = load_checkpoint(tmp_path)
     # A bit of a manifest that says nothing can be flipped: then all is well.
     assert_is(found, 11 if found.step == 11 and "manifest" in what else 10)
-    if found.step == 10 and not what.startswith(("missing model", "folder model")):
+    if found.step == 10 and not what.startswith(("missing manifest", "folder manifest")):
         err = capsys.readouterr().err
         assert "_11." in err, what
         assert "Step 10 is used instead" in err

@@ -96,5 +96,6 @@ def test_two_signals_harm_nothing(delay, tmp_path):
     time.sleep(delay)
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=120)
-    assert process.returncode == 143
+    # The second may come when the run is over and the interpreter is shutting down.
+    assert process.returncode in (143, -signal.SIGTERM)
     assert load_checkpoint(folder).training is not None
