@@ -47,7 +47,8 @@ def save_pretrained(model: AIR, folder: str | os.PathLike[str], *, overwrite: bo
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as temporary:
-        metadata = {"format": "pt", _CHECKSUM: _checksum(model.config, tensors)}
+        # One entry only: safetensors writes several in an order that differs from call to call.
+        metadata = {_CHECKSUM: _checksum(model.config, tensors)}
         save_file(tensors, Path(temporary) / _WEIGHTS, metadata=metadata)
         (Path(temporary) / _CONFIG).write_text(model.config.to_json() + "\n", encoding="utf-8")
         for name in (_WEIGHTS, _CONFIG):

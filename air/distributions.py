@@ -10,10 +10,10 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.distributions import Distribution, constraints
+from torch.distributions import Distribution, Normal, constraints
 from torch.distributions.kl import register_kl
 
-__all__ = ["NumSteps", "TruncatedGeometric"]
+__all__ = ["NumSteps", "TruncatedGeometric", "normal_kl"]
 
 
 class _CountDistribution(Distribution):
@@ -187,3 +187,19 @@ def _kl_num_steps_truncated_geometric(q: NumSteps, p: TruncatedGeometric) -> Ten
             f"got {q.max_objects} and {p.max_objects}."
         )
     return (q.probs * (q.log_probs - p.log_probs)).sum(dim=-1)
+
+
+def normal_kl(mean: Tensor, sd: Tensor, prior: Normal) -> Tensor:
+    """``KL(N(mean, sd^2) || prior)`` of each dimension, in nats.
+
+    What ``torch.distributions.kl_divergence`` gives, in fewer steps and within reach of
+    ``torch.compile``.
+
+    Args:
+        mean: ``(*, D)``.
+        sd: ``(*, D)``.
+        prior: of shape ``(D,)``.
+    """
+    precision = prior.scale.square().reciprocal()
+    squares = torch.addcmul(sd.square(), mean - prior.loc, mean - prior.loc)
+    return 0.5 * (squares * precision - 1) - (sd / prior.scale).log()

@@ -15,9 +15,9 @@ import math
 
 import torch
 from torch import Tensor
-from torch.distributions import Normal, kl_divergence
+from torch.distributions import Normal
 
-from air.distributions import NumSteps
+from air.distributions import NumSteps, normal_kl
 from air.priors import Prior
 from air.types import CountTensors, ELBOParts, ImportanceBound, Rollout
 
@@ -32,13 +32,12 @@ def count_tensors(rollout: Rollout, log_likelihood: Tensor, prior: Prior) -> Cou
         log_likelihood: ``log p(x | z_{1:n})``, ``(K, B, T + 1)``.
         prior: over n and the latents.
     """
-    q_z_where, q_z_what = _posteriors(rollout)
     return CountTensors(
         log_q=NumSteps(rollout.continue_logits, validate_args=False).log_probs,
         log_p=prior.num_steps.log_probs,
         log_likelihood=log_likelihood,
-        kl_z_where=kl_divergence(q_z_where, prior.z_where).sum(dim=-1),
-        kl_z_what=kl_divergence(q_z_what, prior.z_what).sum(dim=-1),
+        kl_z_where=normal_kl(rollout.z_where_mean, rollout.z_where_sd, prior.z_where).sum(dim=-1),
+        kl_z_what=normal_kl(rollout.z_what_mean, rollout.z_what_sd, prior.z_what).sum(dim=-1),
     )
 
 

@@ -1,12 +1,14 @@
 """The neural networks of AIR: small, and all of one kind."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from air.functional import linear, lstm_gates
 
 __all__ = [
     "MLP",
@@ -22,69 +24,11 @@ __all__ = [
 
 
 class Linear(nn.Linear):
-    """A linear layer, through oneDNN on CPUs: on some twice as quick as PyTorch's choice, MKL.
-
-    Same parameters, same result up to the order of additions. Used where it can be (float32 on a
-    CPU, oneDNN built in, not being compiled or exported); elsewhere it is ``nn.Linear``.
-    """
+    """A linear layer, through :func:`air.functional.linear`."""
 
     def forward(self, input: Tensor) -> Tensor:
         """``input @ weight.T + bias``, ``(*, out_features)`` from ``(*, in_features)``."""
-        if not _can_use_onednn(input, self.weight):
-            return super().forward(input)
-        return _OneDNNLinear.apply(input, self.weight, self.bias)
-
-
-def _can_use_onednn(input: Tensor, weight: Tensor) -> bool:
-    return (
-        input.device.type == "cpu"
-        and input.dtype == weight.dtype == torch.float32
-        and weight.numel() >= 4096  # below, the call costs more than the product
-        and _ONEDNN_LINEAR is not None
-        and not torch.compiler.is_compiling()
-        and not torch.is_autocast_enabled("cpu")
-        and not torch._C._functorch.maybe_current_level()
-    )
-
-
-def _find_onednn_linear() -> Callable[..., Tensor] | None:
-    """PyTorch's own oneDNN product, or None where this build has none."""
-    if not torch.backends.mkldnn.is_available():
-        return None
-    return getattr(torch.ops.mkldnn, "_linear_pointwise", None)
-
-
-_ONEDNN_LINEAR = _find_onednn_linear()
-
-
-def _product(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
-    """``left @ right.T + bias`` of two matrices."""
-    assert _ONEDNN_LINEAR is not None
-    return _ONEDNN_LINEAR(left, right, bias, "none", [], "")
-
-
-class _OneDNNLinear(torch.autograd.Function):
-    """The product and its two derivatives; the operator brings none of its own."""
-
-    @staticmethod
-    def forward(ctx: Any, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(input, weight)
-        out = _product(input.reshape(-1, input.shape[-1]), weight, bias)
-        return out.view(*input.shape[:-1], -1)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        input, weight = ctx.saved_tensors
-        needs_input, needs_weight, needs_bias = ctx.needs_input_grad
-        rows = grad.reshape(-1, grad.shape[-1])
-        grad_input = grad_weight = grad_bias = None
-        if needs_input:
-            grad_input = _product(rows, weight.t()).view(input.shape)
-        if needs_weight:
-            grad_weight = _product(rows.t(), input.reshape(-1, input.shape[-1]).t())
-        if needs_bias:
-            grad_bias = rows.sum(dim=0)
-        return grad_input, grad_weight, grad_bias
+        return linear(input, self.weight, self.bias)
 
 
 class MLP(nn.Sequential):
@@ -102,6 +46,14 @@ class MLP(nn.Sequential):
         for size_in, size_out in pairwise(sizes):
             layers += [Linear(size_in, size_out), nn.ReLU()]
         super().__init__(*layers[:-1])
+
+    def forward(self, input: Tensor) -> Tensor:
+        """``(*, out_features)`` from ``(*, in_features)``, in the type of the parameters."""
+        *hidden, last = (layer for layer in self if isinstance(layer, Linear))
+        features = input
+        for layer in hidden:
+            features = linear(features, layer.weight, layer.bias, relu=True)
+        return linear(features, last.weight, last.bias).to(last.weight.dtype)
 
 
 class GlimpseEncoder(nn.Module):
@@ -211,7 +163,7 @@ class ImageLSTM(nn.Module):
 
     def project(self, image_features: Tensor) -> Tensor:
         """The image's part of the gates: ``(*, 4 * hidden_size)``."""
-        return self.image_projection(image_features)
+        return self.image_projection(image_features).to(self.image_projection.weight.dtype)
 
     def forward(
         self, projection: Tensor, latents: Tensor | None = None, state: LSTMState | None = None
@@ -226,12 +178,7 @@ class ImageLSTM(nn.Module):
         gates = projection
         if latents is not None and state is not None:
             gates = gates + self.recurrence(torch.cat([latents, state.hidden], dim=-1))
-        sigmoids, candidate = gates.split([3 * self.hidden_size, self.hidden_size], dim=-1)
-        write, show, keep = sigmoids.sigmoid().chunk(3, dim=-1)
-        cell = write * candidate.tanh()
-        if state is not None:
-            cell = cell + keep * state.cell
-        return LSTMState(show * cell.tanh(), cell)
+        return LSTMState(*lstm_gates(gates, None if state is None else state.cell))
 
 
 class BaselineMLP(nn.Module):

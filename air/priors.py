@@ -89,7 +89,8 @@ class PriorNetwork(nn.Module):
                 raise ValueError(
                     f"continue_prob must be above 0 and at most 1, got {continue_prob}."
                 )
-            continue_prob = self.continue_logit.new_tensor(continue_prob)
+            # Filled in, not copied over: a copy from the CPU would wait for a GPU's work.
+            continue_prob = self.continue_logit.new_full((), continue_prob)
         zeros = self.z_where_mean.new_zeros(self.z_what_size)
         return Prior(
             num_steps=TruncatedGeometric(continue_prob, self.max_objects, validate_args=False),

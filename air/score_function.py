@@ -6,6 +6,7 @@ Pure functions on tensors over counts, shared by :mod:`air.estimators`.
 import math
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -19,6 +20,7 @@ __all__ = [
     "log_mean_exp",
     "masked_statistics",
     "move_towards",
+    "sum_over_processes",
     "surrogate",
 ]
 
@@ -80,11 +82,29 @@ def leave_one_out_mean(values: Tensor) -> Tensor:
 
 
 def masked_statistics(values: Tensor, mask: Tensor, dim: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation (at least 1) where the mask is 1; NaN where it never is."""
-    total = mask.sum(dim=dim)
-    mean = (values * mask).sum(dim=dim) / total
-    variance = ((values - mean.nan_to_num()).square() * mask).sum(dim=dim) / total
+    """Mean and standard deviation (at least 1) where the mask is 1; NaN where it never is.
+
+    Of the whole batch, where several processes share it; no gradient passes then.
+    """
+    sums = torch.stack([mask.sum(dim=dim), (values * mask).sum(dim=dim)])
+    total, weighted = sum_over_processes(sums)
+    mean = weighted / total
+    squares = (values - mean.nan_to_num()).square() * mask
+    variance = sum_over_processes(squares.sum(dim=dim)) / total
     return mean, variance.sqrt().clamp(min=1.0)
+
+
+def sum_over_processes(values: Tensor) -> Tensor:
+    """Sum over the processes of the default group of ``torch.distributed``, if there is one.
+
+    What a batch's statistics need where each process has a part of it, as in
+    ``torch.nn.SyncBatchNorm``. All processes must call it, as often and in the same order.
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        return values
+    values = values.detach().clone()
+    dist.all_reduce(values)
+    return values
 
 
 def move_towards(running: Tensor, new: Tensor, decay: float) -> None:

@@ -9,7 +9,8 @@ axis-aligned, so bilinear sampling is separable and becomes two small matrix pro
 where ``A_x`` and ``A_y`` hold the hat function :math:`\max(0, 1 - |p - j|)` of the sampled
 position ``p`` and the pixel ``j``. Equal to ``affine_grid`` and ``grid_sample`` with
 ``align_corners=False`` and zero padding (Jaderberg et al., 2015), but deterministic on
-CUDA and quicker.
+CUDA, and quicker where the output is the larger of the two: the few pixels of a glimpse
+are read point by point on CPUs.
 """
 
 from typing import Any
@@ -17,6 +18,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from air.functional import product_dtype
 
 __all__ = ["boxes_in_pixels", "extract_glimpses", "place_objects"]
 
@@ -39,8 +42,8 @@ def place_objects(objects: Tensor, z_where: Tensor, size: tuple[int, int]) -> Te
     Raises:
         ValueError: if the shapes do not fit each other.
     """
-    s, x, y = _split_pose(objects, z_where, "objects")
-    return _resample(objects, scale=s, shift_x=x, shift_y=y, size=size)
+    _check_shapes(objects, z_where, "objects")
+    return _resample(objects, z_where, size)
 
 
 def extract_glimpses(images: Tensor, z_where: Tensor, size: tuple[int, int]) -> Tensor:
@@ -61,9 +64,11 @@ def extract_glimpses(images: Tensor, z_where: Tensor, size: tuple[int, int]) -> 
     Raises:
         ValueError: if the shapes do not fit each other.
     """
-    s, x, y = _split_pose(images, z_where, "images")
-    inverse = s.reciprocal()
-    return _resample(images, scale=inverse, shift_x=-x * inverse, shift_y=-y * inverse, size=size)
+    _check_shapes(images, z_where, "images")
+    if images.device.type == "cpu":
+        return _read_points(images, z_where, size)
+    scale, shift = z_where.split([1, 2], dim=-1)
+    return _resample(images, torch.cat([torch.ones_like(scale), -shift], dim=-1) / scale, size)
 
 
 def boxes_in_pixels(z_where: Tensor, size: tuple[int, int]) -> Tensor:
@@ -85,7 +90,7 @@ def boxes_in_pixels(z_where: Tensor, size: tuple[int, int]) -> Tensor:
     return (torch.stack(corners, dim=-1) + 1) / 2 * pixels
 
 
-def _split_pose(images: Tensor, z_where: Tensor, name: str) -> tuple[Tensor, Tensor, Tensor]:
+def _check_shapes(images: Tensor, z_where: Tensor, name: str) -> None:
     if images.dim() < 3 or z_where.dim() < 1 or z_where.shape[-1] != 3:
         raise ValueError(
             f"{name} must have shape (*, C, height, width) and z_where (*, 3), "
@@ -97,22 +102,24 @@ def _split_pose(images: Tensor, z_where: Tensor, name: str) -> tuple[Tensor, Ten
             f"got {tuple(images.shape[:-3])} and {tuple(z_where.shape[:-1])}. "
             "Expand one of them to the other's."
         )
-    s, x, y = z_where.unbind(dim=-1)
-    return s, x, y
 
 
-def _resample(
-    images: Tensor, *, scale: Tensor, shift_x: Tensor, shift_y: Tensor, size: tuple[int, int]
-) -> Tensor:
-    """Read ``images`` at ``scale * u + shift`` for the pixel centres ``u`` of a new grid."""
-    out, *_ = _Resample.apply(
-        images.reshape(-1, *images.shape[-3:]),
-        scale.reshape(-1),
-        shift_x.reshape(-1),
-        shift_y.reshape(-1),
-        size,
-    )
-    return out.view(*images.shape[:-3], *out.shape[1:])
+def _read_points(images: Tensor, z_where: Tensor, size: tuple[int, int]) -> Tensor:
+    """:func:`extract_glimpses`, one pixel of the glimpse after another."""
+    height, width = size
+    s, x, y = z_where.reshape(-1, 3).split(1, dim=-1)
+    columns = ((_pixel_centres(width, s) - x) / s).unsqueeze(-2).expand(-1, height, width)
+    rows = ((_pixel_centres(height, s) - y) / s).unsqueeze(-1).expand(-1, height, width)
+    grid = torch.stack([columns, rows], dim=-1)
+    glimpses = F.grid_sample(images.reshape(-1, *images.shape[-3:]), grid, align_corners=False)
+    return glimpses.view(*images.shape[:-2], height, width)
+
+
+def _resample(images: Tensor, pose: Tensor, size: tuple[int, int]) -> Tensor:
+    """Read ``images`` at ``s * u + (x, y)`` for the pixel centres ``u`` of a new grid."""
+    flat = images.reshape(-1, *images.shape[-3:])
+    out, *_ = _Resample.apply(flat, pose.reshape(-1, 3), size, product_dtype(images))
+    return out.view(*images.shape[:-2], *size)
 
 
 class _Resample(torch.autograd.Function):
@@ -126,66 +133,90 @@ class _Resample(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        images: Tensor, scale: Tensor, shift_x: Tensor, shift_y: Tensor, size: tuple[int, int]
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        images: Tensor, pose: Tensor, size: tuple[int, int], dtype: torch.dtype
+    ) -> tuple[Tensor, ...]:
         """The samples, and what the derivatives need."""
-        a_x = _hat_matrix(scale, shift_x, size[1], images.shape[-1])
-        a_y = _hat_matrix(scale, shift_y, size[0], images.shape[-2])
-        rows = a_y.unsqueeze(1) @ images
-        return rows @ a_x.mT.unsqueeze(1), rows, a_x, a_y
+        a_x, a_y = (weights.to(dtype) for weights in _weights(pose, size, images.shape[-2:]))
+        # Along x first: the fewer products where the output is the larger. Channels are rows here.
+        columns = torch.bmm(images.flatten(1, 2).to(dtype), a_x.mT)
+        out = _along_y(a_y, columns).to(images.dtype)
+        return out.view(*images.shape[:2], *size), columns, a_x, a_y
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        images, scale, shift_x, shift_y, _ = inputs
+        images, pose, *_ = inputs
         ctx.mark_non_differentiable(*output[1:])
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(images, scale, shift_x, shift_y, *output[1:])
+        ctx.save_for_backward(images, pose, *output[1:])
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
         if grad is None:  # the samples were not used
-            return None, None, None, None, None
-        images, scale, shift_x, shift_y, rows, a_x, a_y = ctx.saved_tensors
-        grad_rows = grad @ a_x.unsqueeze(1)
-        grad_images = a_y.mT.unsqueeze(1) @ grad_rows if ctx.needs_input_grad[0] else None
-        grad_a_x = _sum_channels(grad.mT @ rows)
-        grad_a_y = _sum_channels(grad_rows @ images.mT)
-        scale_x, grad_shift_x = _hat_matrix_backward(grad_a_x, scale, shift_x)
-        scale_y, grad_shift_y = _hat_matrix_backward(grad_a_y, scale, shift_y)
-        return grad_images, scale_x + scale_y, grad_shift_x, grad_shift_y, None
+            return None, None, None, None
+        images, pose, columns, a_x, a_y = ctx.saved_tensors
+        rows = grad.flatten(1, 2).to(a_x.dtype)
+        grad_columns = _along_y(a_y.mT, rows)
+        grad_images = None
+        if ctx.needs_input_grad[0]:
+            grad_images = torch.bmm(grad_columns, a_x).view(images.shape).to(images.dtype)
+        grad_a_x = torch.bmm(grad_columns.mT, images.flatten(1, 2).to(a_x.dtype))
+        channels = (images.shape[1], -1)
+        grad_a_y = rows.unflatten(1, channels) @ columns.unflatten(1, channels).mT
+        grad_a_y = grad_a_y.squeeze(1) if images.shape[1] == 1 else grad_a_y.sum(dim=1)
+        return grad_images, _weights_backward(grad_a_x, grad_a_y, pose), None, None
 
 
-def _hat_matrix(scale: Tensor, shift: Tensor, num_out: int, num_in: int) -> Tensor:
-    """Rows of bilinear weights, ``max(0, 1 - |position_i - j|)``: ``(N, num_out, num_in)``."""
-    position = _positions(scale, shift, num_out, num_in).unsqueeze(-1)
-    weights = position - torch.arange(num_in, device=scale.device, dtype=scale.dtype)
-    return weights.abs_().neg_().add_(1).relu_()
+def _along_y(weights: Tensor, images: Tensor) -> Tensor:
+    """``weights @ channel`` for each channel: ``(N, C * H, W)`` from ``(N, C * h, W)``."""
+    height = weights.shape[-1]
+    if images.shape[1] == height:  # one channel
+        return torch.bmm(weights, images)
+    return (weights.unsqueeze(1) @ images.unflatten(1, (-1, height))).flatten(1, 2)
 
 
-def _hat_matrix_backward(grad: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
-    """Derivatives by scale and shift, each ``(N,)``, from ``(N, num_out, num_in)``."""
-    num_out, num_in = grad.shape[-2:]
-    lower = _positions(scale, shift, num_out, num_in).floor_()
-    # A position moves weight from its lower to its upper neighbour. Outside the image there is
-    # none to give or to take: two columns of zeros on either side stand for it.
-    padded = F.pad(grad, (2, 2))
-    # Clamped as whole numbers: a NaN, too, must not read outside of the matrix.
-    index = (lower + 2).long().clamp(0, num_in + 2).unsqueeze(-1)
-    neighbours = padded.gather(-1, torch.cat([index, index + 1], dim=-1))
-    grad_position = (neighbours[..., 1] - neighbours[..., 0]) * (num_in / 2)
-    return grad_position @ _pixel_centres(num_out, scale), grad_position.sum(dim=-1)
+def _weights(pose: Tensor, size: tuple[int, int], source: torch.Size) -> list[Tensor]:
+    """``A_x`` and ``A_y``: bilinear weights, each ``(N, num_out, num_in)``."""
+    weights: list[Tensor] = []
+    for axes, num_out, num_in in _axes(*size, *source):
+        position = _positions(pose, axes, num_out, num_in).unsqueeze(-1)
+        distance = position - torch.arange(num_in, device=pose.device, dtype=pose.dtype)
+        weights += (1 - distance.abs_()).relu_().unbind(dim=1)
+    return weights
 
 
-def _sum_channels(grad: Tensor) -> Tensor:
-    return grad.squeeze(1) if grad.shape[1] == 1 else grad.sum(dim=1)
+def _weights_backward(grad_a_x: Tensor, grad_a_y: Tensor, pose: Tensor) -> Tensor:
+    """Derivative by the pose, ``(N, 3)``."""
+    grads = [grad_a_x, grad_a_y]
+    (width, in_width), (height, in_height) = grad_a_x.shape[-2:], grad_a_y.shape[-2:]
+    grad_scale, grad_shifts = [], []
+    for axes, num_out, num_in in _axes(height, width, in_height, in_width):
+        grad = torch.stack(grads[axes.start - 1 : axes.stop - 1], dim=1)
+        # A position moves weight from its lower to its upper neighbour. Outside the image there
+        # is none to give or to take: two columns of zeros on either side stand for it.
+        padded = F.pad(grad, (2, 2))
+        lower = _positions(pose, axes, num_out, num_in).floor_()
+        # Clamped as whole numbers: a NaN, too, must not read outside of the matrix.
+        index = lower.long().clamp(-2, num_in).unsqueeze(-1) + 2
+        neighbours = padded.gather(-1, torch.cat([index, index + 1], dim=-1)).to(pose.dtype)
+        grad_position = (neighbours[..., 1] - neighbours[..., 0]) * (num_in / 2)
+        grad_shifts.append(grad_position.sum(dim=-1))
+        grad_scale.append((grad_position @ _pixel_centres(num_out, pose)).sum(dim=1, keepdim=True))
+    return torch.cat([sum(grad_scale[1:], start=grad_scale[0]), *grad_shifts], dim=1)
 
 
-def _positions(scale: Tensor, shift: Tensor, num_out: int, num_in: int) -> Tensor:
-    """Where each output pixel reads, in units of input pixels: ``(N, num_out)``."""
+def _axes(height: int, width: int, in_height: int, in_width: int) -> list[tuple[slice, int, int]]:
+    """Where the shifts of axes of equal sizes stand in a pose, and these sizes."""
+    if height == width and in_height == in_width:  # both at once
+        return [(slice(1, 3), width, in_width)]
+    return [(slice(1, 2), width, in_width), (slice(2, 3), height, in_height)]
+
+
+def _positions(pose: Tensor, axes: slice, num_out: int, num_in: int) -> Tensor:
+    """Where each output pixel reads, in units of input pixels: ``(N, axes, num_out)``."""
     # (coordinate + 1) * num_in / 2 - 1/2: pixel centres have whole numbers as positions.
     half = num_in / 2
-    centres = _pixel_centres(num_out, scale) * half
-    return torch.addcmul((shift * half + (half - 0.5)).unsqueeze(-1), scale.unsqueeze(-1), centres)
+    shift = torch.add(pose[:, axes] * half, half - 0.5).unsqueeze(-1)
+    return torch.addcmul(shift, pose[:, :1].unsqueeze(-1), _pixel_centres(num_out, pose) * half)
 
 
 def _pixel_centres(number: int, like: Tensor) -> Tensor:

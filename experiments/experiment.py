@@ -14,14 +14,14 @@ from air.config import check_images
 from air.estimators import ESTIMATORS
 from air.evaluation import evaluate
 from air.schedules import parse_schedule
+from experiments import distributed
 from experiments.boilr_model import AIRModel
 from experiments.datasets import DATASETS
+from experiments.datasets.sources import check_dataset, folder_name, z_where_mean
 from experiments.guard import parse_on_nan
 from experiments.loaders import SceneManager
+from experiments.objective import PRECISIONS, make_objective
 from experiments.pictures import save_reconstructions, save_samples
-
-METRICS = ("elbo", "log_likelihood", "kl_num_steps", "kl_z_where", "kl_z_what")
-"""The parts of the ELBO that are logged, by their names in ``ELBOParts``."""
 
 _MOST = {"num_samples": 10_000, "loglikelihood_samples": 100_000, "test_batch_size": 100_000}
 """What the size of a checkpoint does not bound, but the memory."""
@@ -34,6 +34,10 @@ class AIRExperiment(boilr.VAEExperimentManager):
         args: settings, as :meth:`default_args` gives them. By default they are read from the
             command line, except in a notebook, whose command line is the kernel's.
     """
+
+    continue_prob: Tensor | None = None
+    """A scalar on the device that :meth:`set_schedules` fills, where the prior's probability of
+    one more object must not be a Python number."""
 
     def __init__(self, args: argparse.Namespace | None = None) -> None:
         if args is None and "ipykernel" in sys.modules:
@@ -88,7 +92,7 @@ class AIRExperiment(boilr.VAEExperimentManager):
             "--dataset",
             metavar="NAME",
             default="multi-mnist",
-            help=f"one of: {', '.join(DATASETS)} (default: %(default)s)",
+            help=f"one of: {', '.join(DATASETS)}, or shards:FOLDER (default: %(default)s)",
         )
         add_data_arguments(data)
         model = parser.add_argument_group("model and objective")
@@ -175,6 +179,30 @@ class AIRExperiment(boilr.VAEExperimentManager):
             action="store_true",
             help="deterministic algorithms only, so that a GPU gives the same bits too",
         )
+        run.add_argument(
+            "--precision",
+            metavar="TYPE",
+            default="float32",
+            help=f"of the matrix products, one of: {', '.join(PRECISIONS)} (default: %(default)s)",
+        )
+        run.add_argument(
+            "--compile",
+            action="store_true",
+            help="compile the model first: pays in runs of more than some 10 000 steps",
+        )
+        run.add_argument(
+            "--num-seeds",
+            metavar="N",
+            type=int,
+            default=1,
+            help="train seeds SEED to SEED + N - 1 at once, in one process (default: %(default)s)",
+        )
+        run.add_argument(
+            "--cuda-graph",
+            action=argparse.BooleanOptionalAction,
+            default=True,
+            help="on a GPU: record the step once as a CUDA graph and replay it",
+        )
         training = parser.add_argument_group("training (boilr)")
         super()._add_args(training)
         _complete_help(training)
@@ -188,6 +216,7 @@ class AIRExperiment(boilr.VAEExperimentManager):
             "checkpoint_every",
             "max_steps",
             "max_epochs",
+            "num_seeds",
         ):
             if getattr(args, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(args, name)}.")
@@ -203,14 +232,17 @@ class AIRExperiment(boilr.VAEExperimentManager):
         for name, most in _MOST.items():
             if getattr(args, name) > most:
                 raise ValueError(f"{name} must be at most {most}, got {getattr(args, name)}.")
-        if args.dataset not in DATASETS:
-            raise ValueError(
-                f"unknown data set {args.dataset!r}. Expected one of: {', '.join(DATASETS)}."
-            )
+        check_dataset(args.dataset)
         if args.estimator not in ESTIMATORS:
             raise ValueError(
                 f"unknown estimator {args.estimator!r}. "
                 f"Expected one of: {', '.join(sorted(ESTIMATORS))}."
+            )
+        if args.compile and args.num_seeds > 1:
+            raise ValueError("--compile does not work with --num-seeds. Leave one of them out.")
+        if args.precision not in PRECISIONS:
+            raise ValueError(
+                f"unknown precision {args.precision!r}. Expected one of: {', '.join(PRECISIONS)}."
             )
         for name in ("lr", "baseline_lr"):
             if not getattr(args, name) > 0:
@@ -231,7 +263,12 @@ class AIRExperiment(boilr.VAEExperimentManager):
 
     @staticmethod
     def _make_run_description(args: argparse.Namespace) -> str:
-        parts = [args.dataset, args.estimator, f"seed{args.seed}", args.additional_descr]
+        parts = [
+            folder_name(args.dataset),
+            args.estimator,
+            f"seed{args.seed}",
+            args.additional_descr,
+        ]
         return "_".join(part for part in parts if part)
 
     def load_args_from_pickle(self, config_pickle_path: str) -> None:
@@ -252,9 +289,9 @@ class AIRExperiment(boilr.VAEExperimentManager):
     def _make_model(self) -> AIRModel:
         config = make_config(self.args, tuple(self.dataloaders.data_shape), self.num_steps)
         air = AIR(config)
-        # The data is checked here, once, and not again at every step.
-        check_images(self.dataloaders.train.images, config)
-        check_images(self.dataloaders.test.images, config)
+        # The data is checked here, once, and not again at every step: uint8 images of one shape.
+        for loader in (self.dataloaders.train, self.dataloaders.test):
+            check_images(loader.dataset[0][0].unsqueeze(0), config)
         air.validate_args = False
         estimator = make_estimator(self.args.estimator, config, self.args.num_samples)
         return AIRModel(air, estimator)
@@ -266,6 +303,7 @@ class AIRExperiment(boilr.VAEExperimentManager):
             groups.append({"params": own, "lr": args.baseline_lr})
         self._learning_rates = [Cosine(group["lr"], 0.0, self.num_steps) for group in groups]
         self._continue_prob = parse_schedule(args.continue_prob)
+        self._objective = make_objective(self.device, args.precision, compiled=args.compile)
         return torch.optim.Adam(groups, fused=True)
 
     def forward_pass(self, x: Tensor, y: Tensor | None = None) -> dict[str, Any]:
@@ -275,29 +313,27 @@ class AIRExperiment(boilr.VAEExperimentManager):
             x: images, uint8 or float in [0, 1], ``(B, C, H, W)``.
             y: numbers of objects, int64 ``(B,)``.
         """
-        images = x.to(self.device)
-        images = images.float() / 255 if images.dtype == torch.uint8 else images
-        air = self.model.air
-        prior = air.prior(self._continue_prob(self.model.global_step))
-        objective = self.model.estimator(air, images, prior)
-        output = objective.output
-        results: dict[str, Any] = {"loss": objective.total_loss, "bound": -objective.loss}
-        for name in METRICS:
-            results[name] = getattr(output.elbo_parts, name).mean()
-        if y is not None:
-            # The expected accuracy of one draw from q(n): its probability of the true count.
-            true = y.to(self.device).expand(output.count_probs.shape[:-1]).unsqueeze(-1)
-            results["count_accuracy"] = output.count_probs.gather(-1, true).mean()
-        if len(self.optimizer.param_groups) > 1:
-            results["auxiliary_loss"] = objective.auxiliary_loss
-        return {
-            name: value if name == "loss" else value.detach() for name, value in results.items()
-        }
+        labels = None if y is None else y.to(self.device)
+        continue_prob: float | Tensor | None = self.continue_prob
+        if continue_prob is None:
+            continue_prob = self._continue_prob(self.model.global_step)
+        model = self.model
+        return self._objective(model.air, model.estimator, x.to(self.device), labels, continue_prob)
+
+    def set_schedules(self) -> None:
+        """Set the learning rates of this step, and the prior's probability if it is a tensor."""
+        step = self.model.global_step
+        for group, schedule in zip(self.optimizer.param_groups, self._learning_rates, strict=True):
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(schedule(step))
+            else:
+                group["lr"] = schedule(step)
+        if self.continue_prob is not None:
+            self.continue_prob.fill_(self._continue_prob(step))
 
     def post_backward_callback(self) -> None:
-        """Set the learning rates of this step, just before it is taken."""
-        for group, schedule in zip(self.optimizer.param_groups, self._learning_rates, strict=True):
-            group["lr"] = schedule(self.model.global_step)
+        """Set the learning rates of this step, just before boilr's trainer takes it."""
+        self.set_schedules()
 
     @classmethod
     def get_metrics_dict(cls, results: dict[str, Any]) -> dict[str, float]:
@@ -320,21 +356,22 @@ class AIRExperiment(boilr.VAEExperimentManager):
 
     @torch.no_grad()
     def test_procedure(self, iw_samples: int | None = None) -> dict[str, float]:
-        """Metrics on all held-out scenes.
+        """Metrics on all held-out scenes; each process that trains with us reads its part.
 
         Args:
             iw_samples: K of the importance-weighted bound of log p(x). By default it is computed
                 every ``loglikelihood_every`` steps, with ``loglikelihood_samples``.
         """
         args, loader = self.args, self.dataloaders.test
+        own = distributed.own_range(len(loader.images))
         if iw_samples is None:
             step = self.model.global_step
             due = step > 0 and step % args.loglikelihood_every == 0
             iw_samples = args.loglikelihood_samples if due else 0
         evaluation = evaluate(
             self.model.air,
-            loader.images,
-            loader.num_objects,
+            loader.images[own],
+            loader.num_objects[own],
             num_samples=iw_samples,
             batch_size=args.test_batch_size if not iw_samples else 100,
         )
@@ -342,7 +379,10 @@ class AIRExperiment(boilr.VAEExperimentManager):
         left_out = {"confusion", "num_images", "num_samples"}
         if not iw_samples:
             left_out |= {"log_likelihood_bound", "ess"}
-        return {name: value for name, value in metrics.items() if name not in left_out}
+        return distributed.average_metrics(
+            {name: value for name, value in metrics.items() if name not in left_out},
+            weight=evaluation.num_images,
+        )
 
     def save_images(self, img_folder: str, nrows: int = 8) -> None:
         """Save reconstructions of held-out scenes, with boxes, and samples of the prior."""
@@ -382,7 +422,7 @@ def make_config(args: argparse.Namespace, data_shape: tuple[int, ...], num_steps
         likelihood=args.likelihood,
         likelihood_sd=args.likelihood_sd,
         continue_prob=parse_schedule(args.continue_prob)(num_steps),
-        z_where_mean=DATASETS[args.dataset].z_where_mean,
+        z_where_mean=z_where_mean(args.dataset),
     )
 
 

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
+from experiments import distributed
+
 __all__ = ["NonFiniteError", "NonFiniteGuard", "parse_on_nan"]
 
 
@@ -47,6 +49,8 @@ class NonFiniteGuard:
         """Steps left out so far, as far as was read."""
         self.found = torch.zeros((), device=device)
         """1 if the step in work is to be left out, else 0."""
+        self.loss = torch.zeros((), device=device)
+        """Of the step in work."""
         # The optimiser's own way to leave out a step, meant for scaled gradients.
         optimizer.found_inf = self.found  # type: ignore[attr-defined]
         self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -64,7 +68,7 @@ class NonFiniteGuard:
 
         Args:
             loss: of the batch.
-            max_norm: the gradient is clipped to this norm.
+            max_norm: the gradient is clipped to this norm; None for not at all.
         """
         gradients = [p.grad for p in self._parameters if p.grad is not None]
         if max_norm is not None or self.found.is_cuda:
@@ -74,30 +78,31 @@ class NonFiniteGuard:
         else:  # on a CPU this is half the work
             flat = (gradient.view(-1) for gradient in gradients)
             total = torch.stack([gradient.dot(gradient) for gradient in flat]).sum()
-        self.found.copy_(~torch.isfinite(total + loss.detach()))
+        self.loss.copy_(loss.detach())
+        self.found.copy_(~torch.isfinite(total + self.loss))
+        distributed.any_rank(self.found)  # all leave out the same steps
         for buffer, kept in zip(self._buffers, self._kept, strict=True):
             buffer.copy_(torch.where(self.found.bool(), kept, buffer))
 
-    def settle(self, step: int, indices: Tensor, loss: Tensor) -> bool:
+    def settle(self, step: int, indices: Tensor | None) -> bool:
         """Take note of the flag after a step. Reads it on a CPU only.
 
         Args:
             step: that was taken, or left out.
-            indices: of its scenes, ``(B,)``.
-            loss: of the batch.
+            indices: of its scenes, ``(B,)``, where the loader tells.
 
         Returns:
             Whether there is something for :meth:`check` to say.
         """
         if not self.found.is_cuda and not self.found.item():
             return False
-        self._record(step, indices, loss)
+        self._record(step, self.found.new_empty(0).long() if indices is None else indices)
         return not self.found.is_cuda
 
-    def _record(self, step: int, indices: Tensor, loss: Tensor) -> None:
+    def _record(self, step: int, indices: Tensor) -> None:
         """Count the flag, and keep the first step that raised it; reads nothing."""
         first = self._count == 0
-        now = (torch.full_like(self._count, step), indices, loss.detach())
+        now = (torch.full_like(self._count, step), indices, self.loss.clone())
         if self._first is None or self._first[1].shape != indices.shape:
             self._first = now
         else:
@@ -123,8 +128,10 @@ class NonFiniteGuard:
         self._count.zero_()
         self.skipped += count
         what = "a gradient is" if torch.isfinite(loss) else f"the loss is {loss.item():g},"
-        scenes = ", ".join(map(str, indices.tolist()))
-        said = f"step {int(step)}: {what} not finite. Training scenes of its batch: {scenes}."
+        said = f"step {int(step)}: {what} not finite."
+        if len(indices):
+            scenes = ", ".join(map(str, indices.tolist()))
+            said += f" Training scenes of its batch: {scenes}."
         if self.skipped > self.max_skips:
             raise NonFiniteError(said)
         more = f" (and {count - 1} more)" if count > 1 else ""

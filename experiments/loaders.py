@@ -1,6 +1,7 @@
 """Batches from a data set that lives in memory as uint8."""
 
 import argparse
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,8 +10,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from experiments.datasets import check_max_objects, load_dataset
+from experiments import distributed
+from experiments.datasets import check_max_objects
 from experiments.datasets.scenes import DataSplits, Scenes
+from experiments.datasets.sharded_scenes import ShardedScenes, ShardedSplits
+from experiments.datasets.sources import open_dataset
+from experiments.shard_loader import ShardLoader
 
 
 class SceneLoader:
@@ -19,9 +24,12 @@ class SceneLoader:
     A batch is one indexing of a uint8 tensor, on whichever device the data set lives: no worker
     processes, no conversion image by image.
 
+    Where several processes train together, all draw one order of the scenes, and each gets its
+    own part of every training batch.
+
     Args:
         scenes: the data set.
-        batch_size: images a batch.
+        batch_size: images a batch, all processes together.
         shuffle: whether to draw a new order at each pass, and leave out the last, smaller batch.
         device: where the data set shall live.
     """
@@ -41,6 +49,8 @@ class SceneLoader:
         self.dataset = TensorDataset(self.images, self.num_objects)
         self.batch_size = batch_size
         self.shuffle = shuffle
+        self.current: Tensor | None = None
+        """Which scenes the batch that was handed out last holds, ``(B,)``."""
 
     def __len__(self) -> int:
         number = len(self.dataset)
@@ -48,27 +58,69 @@ class SceneLoader:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Images uint8 ``(B, C, H, W)`` and numbers of objects int64 ``(B,)``."""
-        order = self.draw_order()
-        for number in range(len(self)):
-            _, images, num_objects = self.batch(order, number)
-            yield images, num_objects
+        return self.batches(self.draw_order())
 
     def draw_order(self) -> Tensor:
-        """The order of one pass: positions in the data set, ``(N,)``, where the data set lives."""
+        """The order of a new pass: positions in the data set, ``(N,)``, on the CPU."""
         number = len(self.dataset)
+        if not self.shuffle:
+            return torch.arange(number)
         # Drawn on the CPU, so that a run meets the same batches on every device.
-        order = torch.randperm(number) if self.shuffle else torch.arange(number)
-        return order.to(self.images.device)
+        return distributed.from_main(torch.randperm(number))
 
-    def batch(self, order: Tensor, number: int) -> tuple[Tensor, Tensor, Tensor]:
-        """One batch of a pass: its positions ``(B,)``, images and numbers of objects.
+    def check_order(self, order: Tensor) -> None:
+        """Check that a saved order is one of these scenes.
+
+        Raises:
+            ValueError: if it is not.
+        """
+        if not torch.equal(order.sort().values, torch.arange(len(self.dataset))):
+            raise ValueError(f"it is no order of {len(self.dataset)} scenes")
+
+    def batches(self, order: Tensor, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """One pass in a given order.
 
         Args:
-            order: of the pass.
-            number: of the batch, from 0 to ``len(self) - 1``.
+            order: as :meth:`draw_order` gives it.
+            start: how many batches to leave out at the beginning.
         """
-        indices = order[number * self.batch_size : (number + 1) * self.batch_size]
-        return indices, self.images[indices], self.num_objects[indices]
+        for batch in self._parts(order, start):
+            yield self.images[batch], self.num_objects[batch]
+
+    def into(
+        self,
+        images: Tensor,
+        num_objects: Tensor,
+        order: Tensor | None = None,
+        start: int = 0,
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """One pass whose batches are all gathered into the same two tensors, as a graph reads them.
+
+        Args:
+            images: uint8 ``(B, C, H, W)``, as :meth:`buffers` makes it.
+            num_objects: int64 ``(B,)``.
+            order: as :meth:`draw_order` gives it; default: a new one.
+            start: how many batches to leave out at the beginning.
+        """
+        for batch in self._parts(self.draw_order() if order is None else order, start):
+            torch.index_select(self.images, 0, batch, out=images)
+            torch.index_select(self.num_objects, 0, batch, out=num_objects)
+            yield images, num_objects
+
+    def buffers(self) -> tuple[Tensor, Tensor]:
+        """Room for one batch, for :meth:`into`."""
+        size = self.batch_size
+        return (
+            self.images.new_empty(size, *self.images.shape[1:]),
+            self.num_objects.new_empty(size),
+        )
+
+    def _parts(self, order: Tensor, start: int) -> Iterator[Tensor]:
+        """Which scenes each batch of a pass holds, on the data's device."""
+        order = order.to(self.images.device)
+        for batch in order.split(self.batch_size)[start : len(self)]:
+            self.current = distributed.own_part(batch) if self.shuffle else batch
+            yield self.current
 
 
 class SceneManager(boilr.data.BaseDatasetManager):
@@ -79,28 +131,50 @@ class SceneManager(boilr.data.BaseDatasetManager):
         device: where the data set shall live.
 
     Raises:
-        ValueError: if a scene holds more objects than the model can find.
+        ValueError: if a scene holds more objects than the model can find, or the batch or the
+            held-out scenes cannot be shared by the processes that train together.
     """
 
     def __init__(self, cfg: argparse.Namespace, device: torch.device) -> None:
-        self.splits = load_splits(cfg)
+        distributed.local_batch_size(cfg.batch_size)  # before the work, not after it
+        with distributed.main_first():
+            self.splits = load_splits(cfg)
         for scenes in (self.splits.train, self.splits.held_out):
             check_max_objects(scenes, cfg.max_objects)
+        if len(self.splits.held_out) < distributed.world_size():
+            raise ValueError(
+                f"{len(self.splits.held_out)} held-out scenes are too few for "
+                f"{distributed.world_size()} processes to judge by: start fewer."
+            )
         super().__init__(cfg, cuda=device.type == "cuda", device=device)
 
-    def _make_datasets(self, cfg: argparse.Namespace, **kwargs: Any) -> tuple[Scenes, Scenes]:
+    def _make_datasets(self, cfg: argparse.Namespace, **kwargs: Any) -> tuple[Any, Scenes]:
         return self.splits.train, self.splits.held_out
 
     def _make_dataloaders(
-        self, train: Scenes, test: Scenes, cfg: argparse.Namespace, cuda: bool, **kwargs: Any
-    ) -> tuple[SceneLoader, SceneLoader]:
+        self, train: Any, test: Scenes, cfg: argparse.Namespace, cuda: bool, **kwargs: Any
+    ) -> tuple[SceneLoader | ShardLoader, SceneLoader]:
         device = kwargs["device"]
+        train_loader: SceneLoader | ShardLoader
+        if isinstance(train, ShardedScenes):
+            train_loader = ShardLoader(train, batch_size=cfg.batch_size, device=device)
+        else:
+            train_loader = SceneLoader(
+                train, batch_size=cfg.batch_size, shuffle=True, device=device
+            )
         return (
-            SceneLoader(train, batch_size=cfg.batch_size, shuffle=True, device=device),
+            train_loader,
             SceneLoader(test, batch_size=cfg.test_batch_size, shuffle=False, device=device),
         )
 
 
-def load_splits(cfg: argparse.Namespace) -> DataSplits:
-    """The data set that the arguments ``dataset``, ``data_root`` and ``mnist_root`` name."""
-    return load_dataset(cfg.dataset, data_root=cfg.data_root, mnist_root=cfg.mnist_root)
+def load_splits(cfg: argparse.Namespace) -> DataSplits | ShardedSplits:
+    """The data set that the arguments ``dataset``, ``data_root`` and ``mnist_root`` name.
+
+    Of training scenes in shards, the part that is this process's to read.
+    """
+    splits = open_dataset(cfg.dataset, data_root=cfg.data_root, mnist_root=cfg.mnist_root)
+    if isinstance(splits, ShardedSplits):
+        own = splits.train.part(distributed.own_range(len(splits.train)))
+        return dataclasses.replace(splits, train=own)
+    return splits

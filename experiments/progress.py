@@ -1,19 +1,20 @@
 """How far a run is: one object out of a checkpoint, one checkpoint out of it."""
 
+import hashlib
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from experiments.checkpoints import Checkpoint, Training
+from experiments.datasets.sharded_scenes import ShardedScenes
 from experiments.experiment import AIRExperiment
 from experiments.files import DamagedFileError
 from experiments.guard import NonFiniteGuard
-from experiments.metrics import Window
 from experiments.state import (
     Position,
-    Windowed,
     differences,
     machine,
     number,
@@ -26,13 +27,22 @@ from experiments.state import (
 )
 
 
+class Window(NamedTuple):
+    """Sums of the metrics that were not logged yet."""
+
+    names: list[str] = []  # noqa: RUF012  never changed
+    sums: Tensor | None = None
+    length: int = 0
+    seconds: float = 0.0
+
+
 @dataclass(eq=False)
 class Progress:
     """What the training loop knows, besides the weights and the optimiser."""
 
     position: Position = field(default_factory=Position)
-    window: Windowed | None = None
-    """Metrics that were not logged yet when the run was interrupted."""
+    window: Window = field(default_factory=Window)
+    """What was in work when the run was interrupted."""
     held_out: dict[str, float] = field(default_factory=dict)
     """The last held-out metrics."""
 
@@ -41,16 +51,14 @@ def collect(
     experiment: AIRExperiment,
     guard: NonFiniteGuard,
     progress: Progress,
-    window: Window,
-    now: float,
     device: torch.device,
 ) -> Training:
     """All of a run, besides the weights."""
     random, position = random_state(device), position_state(progress.position)
-    names, total, length, seconds = window.state(now)
+    names, sums, length, seconds = progress.window
     tensors = {**random.tensors, **position.tensors, **optimizer_state(experiment.optimizer)}
-    if total is not None:
-        tensors["window"] = total
+    if sums is not None:
+        tensors["window"] = sums
     facts = {
         "step": experiment.model.global_step,
         "position": position.facts,
@@ -86,12 +94,8 @@ def restore(
             f"the run was trained on other data: {facts.get('data')}, and not "
             f"{_data(experiment)}. Give it the same (--data-root, --mnist-root)."
         )
-    loader = experiment.dataloaders.train
     position = read_position(
-        Training(tensors=tensors, facts=_part(facts, "position")),
-        scenes=len(loader.dataset),
-        batches=len(loader),
-        device=device,
+        Training(tensors=tensors, facts=_part(facts, "position")), experiment.dataloaders.train
     )
     experiment.model.restore(step, checkpoint.weights)
     set_optimizer_state(experiment.optimizer, tensors)
@@ -106,19 +110,24 @@ def restore(
 
 
 def _data(experiment: AIRExperiment) -> dict[str, Any]:
+    """What tells the training data from other data."""
     train = experiment.dataloaders.splits.train
+    if isinstance(train, ShardedScenes):
+        sums = "".join(shard["images"] for shard in train.index.sha256[train.split])
+        number = sum(train.index.sizes[train.split])
+        return {"scenes": number, "sha256": hashlib.sha256(sums.encode()).hexdigest()}
     return {"scenes": len(train), "pixel_sum": train.pixel_sum}
 
 
-def _read_window(state: Training, device: torch.device) -> Windowed:
-    names, total = state.facts.get("names"), state.tensors.get("window")
+def _read_window(state: Training, device: torch.device) -> Window:
+    names, sums = state.facts.get("names"), state.tensors.get("window")
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise DamagedFileError("the saved metrics have no names.")
-    if total is not None and total.shape != (len(names) + 1,):
+    if sums is not None and sums.shape != (len(names) + 1,):
         raise DamagedFileError("the saved metrics do not fit their names.")
-    return Windowed(
+    return Window(
         names,
-        None if total is None else total.to(device),
+        None if sums is None else sums.to(device),
         number(state.facts, "length", lambda value: type(value) is int and value >= 0),
         number(state.facts, "seconds", lambda value: 0 <= value < math.inf),
     )

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from air import AIR, AIRConfig, make_estimator
 from experiments.boilr_model import AIRModel, check_shapes
-from experiments.datasets import DATASETS
+from experiments.datasets.sources import check_dataset
 from experiments.experiment import AIRExperiment, make_config
 from experiments.runs import Run
 
@@ -34,6 +34,9 @@ CHANGEABLE = {
     "keep_checkpoint_max": _NONE,
     "threads": _OTHER_BITS,
     "no_cuda": _OTHER_BITS,
+    "cuda_graph": _OTHER_BITS,
+    "compile": _OTHER_BITS,
+    "precision": _OTHER_BITS,
     "deterministic": _OTHER_BITS,
     "output": _NONE,
     "data_root": _NONE,
@@ -169,8 +172,7 @@ def _fits(action: argparse.Action, value: object) -> bool:
 def _check_model(run: Run, args: argparse.Namespace, saved: dict[str, Any]) -> None:
     """Check that settings and model say the same, before either is made."""
     config = AIRConfig.from_dict(saved)
-    if args.dataset not in DATASETS:
-        raise ValueError(f"{run.config_path}: unknown data set {args.dataset!r}.")
+    check_dataset(args.dataset)
     described = make_config(args, config.image_shape, 1).to_dict()
     # The model keeps what a schedule ends with, which the length of the run decides.
     differ = {key for key, value in config.to_dict().items() if described[key] != value}

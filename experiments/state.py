@@ -4,12 +4,13 @@ import platform
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from experiments import distributed
 from experiments.checkpoints import Training
 from experiments.files import DamagedFileError
 
@@ -23,16 +24,7 @@ class Position:
     batch: int = 0
     """Batches of this epoch that were taken."""
     order: Tensor | None = None
-    """Of this epoch's scenes; None before the first."""
-
-
-class Windowed(NamedTuple):
-    """The sums of a metric window that was not logged yet."""
-
-    names: list[str]
-    total: Tensor | None
-    length: int
-    seconds: float
+    """Of this epoch, as the loader drew it; None before the first."""
 
 
 def random_state(device: torch.device) -> Training:
@@ -113,46 +105,43 @@ def set_optimizer_state(optimizer: torch.optim.Optimizer, tensors: dict[str, Ten
 
 def position_state(position: Position) -> Training:
     """A position in the data."""
-    tensors = {} if position.order is None else {"order": position.order.to(torch.int32)}
+    tensors = {} if position.order is None else {"order": position.order}
     return Training(tensors=tensors, facts={"epoch": position.epoch, "batch": position.batch})
 
 
-def read_position(state: Training, *, scenes: int, batches: int, device: torch.device) -> Position:
+def read_position(state: Training, loader: Any) -> Position:
     """The inverse of :func:`position_state`.
 
     Args:
         state: to be read.
-        scenes: in the training data.
-        batches: in an epoch.
-        device: where the order shall live.
+        loader: of the training data.
 
     Raises:
         DamagedFileError: if it does not fit the data.
     """
     order = state.tensors.get("order")
-    epoch, batch = state.facts.get("epoch"), state.facts.get("batch")
-    if type(epoch) is not int or type(batch) is not int or epoch < 0 or not 0 <= batch <= batches:
-        raise DamagedFileError(f"the saved position, batch {batch} of {batches}, is none.")
+    epoch: Any = state.facts.get("epoch")
+    batch: Any = state.facts.get("batch")
+    plain = isinstance(epoch, int) and isinstance(batch, int) and (order is not None or not epoch)
+    if not plain or epoch < 0 or not 0 <= batch <= len(loader):
+        raise DamagedFileError(f"the saved position, batch {batch} of {len(loader)}, is none.")
     if order is not None:
-        order = order.long()
-        if order.dim() != 1 or not torch.equal(order.sort().values, torch.arange(scenes)):
-            raise DamagedFileError(f"the saved order is none of the {scenes} training scenes.")
-        order = order.to(device)
-    elif epoch:
-        raise DamagedFileError("the order of the epoch was not saved.")
+        try:
+            loader.check_order(order)
+        except (ValueError, RuntimeError) as error:
+            raise DamagedFileError(f"the saved order is none: {error}.") from error
     return Position(epoch=epoch, batch=batch, order=order)
 
 
 def machine(device: torch.device) -> dict[str, Any]:
     """What the bits of a run depend on, besides its settings."""
     cuda = device.type == "cuda"
-    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
     return {
         "device": torch.cuda.get_device_name(device) if cuda else platform.processor() or "cpu",
         "device_type": device.type,
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
-        "processes": torch.distributed.get_world_size() if distributed else 1,
+        "processes": distributed.world_size(),
         "torch": str(torch.__version__),
         "numpy": np.__version__,
         "python": platform.python_version(),
@@ -163,7 +152,8 @@ def differences(saved: object, now: dict[str, Any]) -> list[str]:
     """Why a continued run will not have the same bits, a line each."""
     if not isinstance(saved, dict):
         return ["it is not known on which machine the run began"]
-    return [
+    several = ["only process 0's random numbers were saved"] if now["processes"] > 1 else []
+    return several + [
         f"{name}: {saved.get(name)} before, {value} now"
         for name, value in now.items()
         if saved.get(name) != value

@@ -18,6 +18,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from air.checkpoint import save_pretrained
+from experiments import distributed
 from experiments.checkpoints import (
     Checkpoint,
     check_room,
@@ -29,12 +30,12 @@ from experiments.determinism import make_deterministic
 from experiments.experiment import AIRExperiment
 from experiments.guard import NonFiniteError, NonFiniteGuard, parse_on_nan
 from experiments.locks import RunLock
-from experiments.metrics import Window
-from experiments.progress import Progress, collect, restore
+from experiments.progress import Progress, Window, collect, restore
 from experiments.resume import changed_settings, check_weights, read_settings
 from experiments.runs import Run
 from experiments.signals import StopSignals
 from experiments.state import machine
+from experiments.step import EagerStep, make_step
 
 _TEST_SEED = 0x5EED
 """Held-out tests draw from a stream of their own: how often one tests changes no run."""
@@ -70,11 +71,15 @@ class Trainer(boilr.Trainer):
         self._lock: RunLock | None = None
         self._saved_step: int | None = None
         self._progress = Progress()
+        self._writes = not args.dry_run and distributed.is_main()
         if args.resume:
-            self.run_folder = Run.find(args.output, args.resume)
-            self._take_lock(self.run_folder)
-        elif not args.dry_run:
-            Run.check_free(args.output, args.run_name, experiment.run_description)
+            self._resumed: Run | None = Run.find(args.output, args.resume)
+            if self._writes:
+                self._take_lock(self._resumed)
+        else:
+            self._resumed = None
+            if self._writes:
+                Run.check_free(args.output, args.run_name, experiment.run_description)
         try:
             self._prepare()
         except BaseException:
@@ -84,20 +89,19 @@ class Trainer(boilr.Trainer):
     def _prepare(self) -> None:
         experiment, args = self.experiment, self.experiment.args
         checkpoint = None
-        if self.run_folder:
-            saved = read_settings(self.run_folder)
-            changed_settings(saved, args)
-            checkpoint = self._find_checkpoint(self.run_folder)
+        if self._resumed:
+            changed_settings(read_settings(self._resumed), args)
+            checkpoint = self._find_checkpoint(self._resumed)
         if args.deterministic:
             make_deterministic()
         if args.threads:
             torch.set_num_threads(args.threads)
-        use_cuda = torch.cuda.is_available() and not args.no_cuda
-        self.device = torch.device("cuda" if use_cuda else "cpu")
-        if checkpoint and self.run_folder:
-            check_weights(self.run_folder, args, checkpoint.weights)
+        self.device = distributed.local_device(cuda=not args.no_cuda)
+        if checkpoint and self._resumed:
+            check_weights(self._resumed, args, checkpoint.weights)
         set_rnd_seed(args.seed)
         experiment.setup(self.device)
+        distributed.same_weights(experiment.model)
         self._check_experiment(experiment)
         self.guard = NonFiniteGuard(
             experiment.optimizer,
@@ -105,16 +109,17 @@ class Trainer(boilr.Trainer):
             max_skips=parse_on_nan(args.on_nan),
             device=self.device,
         )
-        if args.dry_run:
-            return
+        self._update = make_step(experiment, EagerStep(experiment, self.guard))
         if checkpoint:
-            self._progress, odd = restore(experiment, self.guard, checkpoint, self.device)
-            self._saved_step = checkpoint.step
-            if odd:
-                _say(f"the run goes on, but not to the same bits: {'; '.join(odd)}.")
-        check_room(Path(args.output), experiment.model, args.keep_checkpoint_max)
-        run = self.run_folder = self.run_folder or self._make_run()
+            self._restore(checkpoint)
         step = experiment.model.global_step
+        distributed.spread_seeds(args.seed + step)
+        if args.resume and distributed.average_metrics({"step": step})["step"] != step:
+            raise ValueError("the processes found different checkpoints: do they share a disk?")
+        if not self._writes:
+            return
+        check_room(Path(args.output), experiment.model, args.keep_checkpoint_max)
+        run = self.run_folder = self._resumed or self._make_run()
         if args.resume:
             run.write_config(args, **self._description())
             run.drop_metrics_after(step)
@@ -123,6 +128,14 @@ class Trainer(boilr.Trainer):
         purge = step + 1 if args.resume else None
         self.tb_writer = SummaryWriter(str(run.tensorboard_folder), purge_step=purge)
         print(f"Run {run.name} in {run.folder}" + (f", from step {step}" if step else ""))
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        self._progress, odd = restore(self.experiment, self.guard, checkpoint, self.device)
+        self._saved_step = checkpoint.step
+        names, sums, length, _ = self._progress.window
+        self._update.set_state(names, sums, length)
+        if odd and distributed.is_main():
+            _say(f"the run goes on, but not to the same bits: {'; '.join(odd)}.")
 
     def _make_run(self) -> Run:
         experiment, args = self.experiment, self.experiment.args
@@ -185,20 +198,19 @@ class Trainer(boilr.Trainer):
 
     def dry_steps(self, number: int) -> tuple[float, dict[str, float]]:
         """Take some steps without any log or test; seconds of one, and their mean metrics."""
-        window = Window()
         self.experiment.model.train()
         start = time.monotonic()
-        for indices, x, y in itertools.islice(self._batches(), number):
-            loss = self._step(x, y, window)
-            self.guard.settle(self.experiment.model.global_step, indices, loss)
+        for x, y in itertools.islice(self._batches(), number):
+            self._step(x, y)
+            self._settle()
         self._check_guard()
-        metrics = window.means()  # waits for the device
-        return (time.monotonic() - start) / max(window.length, 1), metrics
+        metrics = self._update.metrics()  # waits for the device
+        return (time.monotonic() - start) / number, metrics
 
     def _train(self, signals: StopSignals) -> dict[str, float]:
         experiment, model, progress = self.experiment, self.experiment.model, self._progress
         args, last_step = experiment.args, experiment.num_steps
-        window = Window(time.monotonic(), progress.window)
+        self._since = time.monotonic() - progress.window.seconds
         model.train()
         with tqdm(
             total=last_step,
@@ -206,68 +218,73 @@ class Trainer(boilr.Trainer):
             desc="train",
             unit="step",
             dynamic_ncols=True,
+            disable=not distributed.is_main(),
         ) as bar:
-            for indices, x, y in self._batches():
-                loss = self._step(x, y, window)
+            for x, y in self._batches():
+                self._step(x, y)
+                self._settle()
                 bar.update()
                 step = model.global_step
-                if self.guard.settle(step, indices, loss):
-                    self._check_guard()
-                last = step == last_step
-                if last or step % args.train_log_every == 0:
-                    window = self._log_window(window, step, bar)
-                score = None
+                last, score = step == last_step, None
+                log = last or step % args.train_log_every == 0
+                if log:
+                    self._log_window(step, bar)
                 if last or step % args.test_log_every == 0:
                     progress.held_out = self._held_out(step, last)
                     score = progress.held_out["elbo"]
-                    window = Window(time.monotonic())  # testing is no part of the training speed
-                stop = signals.received is not None and not last
+                    self._since = time.monotonic()  # testing is no part of the training speed
+                stop = not last and self._is_to_stop(signals, log)
                 if last or stop or step % args.checkpoint_every == 0:
-                    self._save(window, score)
+                    self._save(score)
                 if stop:
-                    self.stopped_by = signals.received
+                    self.stopped_by = signals.received or signal.SIGTERM
                     break
         return progress.held_out
 
-    def _batches(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Positions in the data, images and labels, until the last step."""
+    def _is_to_stop(self, signals: StopSignals, at_log: bool) -> bool:
+        """Whether a signal came. Several processes ask each other, and only where they meet."""
+        received = float(signals.received is not None)
+        if distributed.world_size() > 1:
+            return at_log and distributed.average_metrics({"stop": received})["stop"] > 0
+        return received > 0
+
+    def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images and labels, until the last step."""
         experiment, position = self.experiment, self._progress.position
         loader = experiment.dataloaders.train
         while experiment.model.global_step < experiment.num_steps:
             if position.order is None or position.batch == len(loader):
                 position.order = loader.draw_order()
                 position.epoch, position.batch = position.epoch + 1, 0
-            batch = loader.batch(position.order, position.batch)
-            position.batch += 1
-            yield batch
+            for x, y in self._update.batches(loader, position.order, position.batch):
+                position.batch += 1
+                yield x, y
+                if experiment.model.global_step >= experiment.num_steps:
+                    return
 
-    def _step(self, x: Tensor, y: Tensor, window: Window) -> Tensor:
-        """One update, or none if the guard forbids it; returns the loss."""
-        experiment = self.experiment
-        self.guard.begin()
-        results = experiment.forward_pass(x, y)
-        experiment.optimizer.zero_grad()
-        loss: Tensor = results.pop("loss")
-        loss.backward()
-        experiment.post_backward_callback()
-        self.guard.inspect(loss, experiment.args.max_grad_norm)
-        experiment.optimizer.step()
-        experiment.model.increment_global_step()
-        window.add(results, self.guard.found)
-        return loss.detach()
+    def _step(self, x: Tensor, y: Tensor) -> None:
+        """One update, or none if the guard forbids it."""
+        self._update(x, y)
+        self.experiment.model.increment_global_step()
 
-    def _log_window(self, window: Window, step: int, bar: Any) -> Window:
-        """Log a window of training metrics; returns the next one."""
+    def _settle(self) -> None:
+        """Look at what the guard found, where that costs nothing."""
+        indices = getattr(self.experiment.dataloaders.train, "current", None)
+        if self.guard.settle(self.experiment.model.global_step, indices):
+            self._check_guard()
+
+    def _log_window(self, step: int, bar: Any) -> None:
+        """Log the training metrics since the last time."""
         self._check_guard()
-        metrics, now = window.means(), time.monotonic()
+        images = self._update.length * self.experiment.args.batch_size
+        metrics = distributed.average_metrics(self._update.metrics())  # waits for the device
+        now = time.monotonic()
         if metrics:
-            metrics["images_per_s"] = (
-                window.length * self.experiment.args.batch_size / window.seconds(now)
-            )
+            metrics["images_per_s"] = images / max(now - self._since, 1e-9)
             self._check_finite(metrics, step)
             self._log(metrics, step, "train")
             bar.set_postfix_str(_postfix(metrics))
-        return Window(now)
+        self._since = now
 
     def _held_out(self, step: int, last: bool) -> dict[str, float]:
         """Test, log and save pictures, without a change to the training's random stream."""
@@ -285,17 +302,16 @@ class Trainer(boilr.Trainer):
         experiment.model.train()
         return metrics
 
-    def _save(self, window: Window, score: float | None) -> None:
+    def _save(self, score: float | None) -> None:
         """Save all that the run is continued from, once a step."""
-        model, run = self.experiment.model, self.run_folder
+        model, run, progress = self.experiment.model, self.run_folder, self._progress
         step = model.global_step
-        if run is None or self._saved_step == step:
-            return
         self._check_guard()  # on a GPU the last steps were not looked at yet
         self._check_weights(step)
-        state = collect(
-            self.experiment, self.guard, self._progress, window, time.monotonic(), self.device
-        )
+        if run is None or self._saved_step == step:
+            return
+        progress.window = Window(*self._update.state(), time.monotonic() - self._since)
+        state = collect(self.experiment, self.guard, progress, self.device)
         try:
             save_checkpoint(
                 run.checkpoint_folder,

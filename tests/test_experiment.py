@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 
 from experiments.boilr_model import checkpoint_steps
-from experiments.experiment import METRICS, AIRExperiment
+from experiments.experiment import AIRExperiment
+from experiments.objective import METRICS
 
 CPU = torch.device("cpu")
 

@@ -54,16 +54,16 @@ def break_step(trainer, step, how):
             results["loss"] = results["loss"] * bad
         return results
 
-    def one_gradient():
-        callback()
+    def one_gradient(loss, max_norm):
         if experiment.model.global_step == step - 1:
             gradient = list(experiment.model.parameters())[-1].grad
             gradient.view(-1)[-1] = {"one gradient": math.nan, "huge gradient": 3e25}[how]
+        inspect(loss, max_norm)
 
     experiment.forward_pass = broken
-    callback = experiment.post_backward_callback
+    inspect = trainer.guard.inspect
     if how.endswith("gradient"):
-        experiment.post_backward_callback = one_gradient
+        trainer.guard.inspect = one_gradient
 
 
 BREAKDOWNS = ["pixel", "nan", "inf", "-inf", "one gradient", "huge gradient"]
@@ -156,8 +156,8 @@ def test_weights_that_overflow_by_a_finite_gradient_are_not_saved(start):
 class OnDevice(NonFiniteGuard):
     """Works as on a GPU."""
 
-    def settle(self, step, indices, loss):
-        self._record(step, indices, loss)
+    def settle(self, step, indices):
+        self._record(step, indices)
         return False
 
 
@@ -174,7 +174,7 @@ def steps_of_a_line(values, kind=OnDevice, max_skips=10):
         loss.backward()
         guard.inspect(loss)
         optimizer.step()
-        guard.settle(step, torch.tensor([step, 10 * step]), loss)
+        guard.settle(step, torch.tensor([step, 10 * step]))
     return weight, statistics, guard
 
 
@@ -197,7 +197,8 @@ def test_the_first_of_each_check_is_named():
     _, _, guard = steps_of_a_line([math.nan, 1.0])
     assert "step 1" in guard.check()
     guard.found.fill_(1.0)
-    guard.settle(7, torch.tensor([5]), torch.tensor(2.0))
+    guard.loss.fill_(2.0)
+    guard.settle(7, torch.tensor([5]))
     assert "step 7: a gradient is not finite. Training scenes of its batch: 5." in guard.check()
 
 

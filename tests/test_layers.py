@@ -12,7 +12,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 LAYERS = [
-    {"types", "config", "spatial_transformer", "distributions", "schedules"},
+    {"types", "config", "functional", "distributions", "schedules"},
+    {"spatial_transformer"},
     {"networks", "priors"},
     {"generative", "inference", "elbo", "score_function"},
     {"model"},

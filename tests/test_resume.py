@@ -272,7 +272,7 @@ def test_a_strangers_settings_make_nothing(change, message, start):
         ("json", {"window": {"names": ["a"], "length": 1, "seconds": 1}}, "metrics"),
         ("json", {"skipped": -1}, "skipped"),
         ("json", {"held_out": {"elbo": "high"}}, "elbo"),
-        ("tensors", {"order": torch.zeros(26, dtype=torch.int32)}, "order is none"),
+        ("tensors", {"order": torch.zeros(26, dtype=torch.int64)}, "order is none"),
         ("tensors", {"optimizer.0.exp_avg": torch.zeros(2)}, "of another model"),
         ("tensors", {"optimizer.99.exp_avg": torch.zeros(2)}, "of another model"),
         ("tensors", {"optimizer.0.odd": torch.zeros(())}, "optimiser is another one"),

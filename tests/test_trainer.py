@@ -13,7 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from air.checkpoint import from_pretrained
 from air.estimators import ESTIMATORS
 from experiments.boilr_model import checkpoint_steps
-from experiments.experiment import METRICS, AIRExperiment
+from experiments.experiment import AIRExperiment
+from experiments.objective import METRICS
 from experiments.runs import Run
 from experiments.trainer import Trainer
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 RECORDS = Path(__file__).parent / "records"
-BEGIN, END = "<!-- results -->", "<!-- end of results -->"
 SUCCESS = 0.98
 """Held-out count accuracy from which on a run counts as a success."""
 
@@ -49,16 +48,16 @@ def format_table(groups: dict[tuple[str, str], list[dict[str, Any]]]) -> str:
             f"`{estimator}`",
             seeds,
             f"{successes} of {len(records)}",
-            _spread(records, "count_accuracy_mode", 100, 2, " %"),
-            _spread(records, "count_accuracy", 100, 2, " %"),
-            _spread(records, "elbo", 1, 1, ""),
-            _spread(records, "log_likelihood_bound", 1, 1, ""),
+            spread(records, "count_accuracy_mode", 100, 2, " %"),
+            spread(records, "count_accuracy", 100, 2, " %"),
+            spread(records, "elbo", 1, 1, ""),
+            spread(records, "log_likelihood_bound", 1, 1, ""),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _spread(records: list[dict[str, Any]], name: str, factor: float, digits: int, unit: str) -> str:
+def spread(records: list[dict[str, Any]], name: str, factor: float, digits: int, unit: str) -> str:
     """Mean and, over several seeds, the standard deviation."""
     values = [record[name] * factor for record in records]
     text = f"{statistics.fmean(values):.{digits}f}"
@@ -67,16 +66,17 @@ def _spread(records: list[dict[str, Any]], name: str, factor: float, digits: int
     return text + unit
 
 
-def insert(text: str, table: str) -> str:
-    """``text`` with the table between its markers.
+def insert(text: str, table: str, name: str = "results") -> str:
+    """``text`` with the table between its markers, ``<!-- NAME -->`` and ``<!-- end of NAME -->``.
 
     Raises:
         ValueError: if a marker is missing.
     """
-    if BEGIN not in text or END not in text:
-        raise ValueError(f"the file lacks the markers {BEGIN} and {END}.")
-    before, rest = text.split(BEGIN, 1)
-    return f"{before}{BEGIN}\n{table}\n{END}{rest.split(END, 1)[1]}"
+    begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
+    if begin not in text or end not in text:
+        raise ValueError(f"the file lacks the markers {begin} and {end}.")
+    before, rest = text.split(begin, 1)
+    return f"{before}{begin}\n{table}\n{end}{rest.split(end, 1)[1]}"
 
 
 def main() -> int:

@@ -22,6 +22,8 @@ from experiments.datasets import (
     load_dataset,
 )
 from experiments.datasets.scenes import write_atomically
+from experiments.datasets.sharded_scenes import PREFIX
+from experiments.datasets.shards import check_writable, read_index, verify_shards, write_shards
 
 __all__ = ["add_arguments", "run"]
 
@@ -36,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         metavar="NAME",
         help=f"data set to make and describe, one of: {', '.join(sorted(DATASETS))}; "
-        "without it, list them",
+        "shards:FOLDER to check every file of a folder of shards; without it, list them",
     )
     parser.add_argument(
         "--data-root",
@@ -59,6 +61,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(default: NAME.png in the data root)",
     )
     parser.add_argument(
+        "--write-shards",
+        type=Path,
+        metavar="FOLDER",
+        help="write the data set as memory-mapped shards, for --dataset shards:FOLDER; "
+        "must not exist, or be empty",
+    )
+    parser.add_argument(
+        "--shard-size",
+        type=int,
+        default=8192,
+        metavar="N",
+        help="scenes a shard (default: %(default)s)",
+    )
+    parser.add_argument(
         "--json", action="store_true", help="print one JSON object on stdout, all else on stderr"
     )
 
@@ -72,6 +88,8 @@ def run(args: argparse.Namespace) -> int:
     try:
         if args.name is None:
             _list_datasets(as_json=args.json)
+        elif args.name.startswith(PREFIX):
+            _verify_shards(args.name.removeprefix(PREFIX), as_json=args.json)
         else:
             _describe(args)
     except (OSError, ValueError) as error:
@@ -91,8 +109,10 @@ def _list_datasets(*, as_json: bool) -> None:
 
 
 def _describe(args: argparse.Namespace) -> None:
+    # Before the work, not after it.
+    if args.write_shards is not None:
+        check_writable(args.write_shards, args.shard_size)
     if args.picture is not None:
-        # Before the work, not after it.
         _check_picture(args.picture, default=_default_picture(args.name, args.data_root))
     start = time.perf_counter()
     splits = load_dataset(args.name, data_root=args.data_root, mnist_root=args.mnist_root)
@@ -109,12 +129,46 @@ def _describe(args: argparse.Namespace) -> None:
         "mean_object_size": _mean_object_size(splits),
         "cache": str(cache) if cache.is_file() else None,
         "picture": _save_picture(splits, args),
+        "shards": _write_shards(splits, args),
         "seconds": round(seconds, 2),
     }
     if args.json:
         print(json.dumps(description))
     else:
         _print_description(description)
+
+
+def _write_shards(splits: DataSplits, args: argparse.Namespace) -> str | None:
+    if args.write_shards is None:
+        return None
+    write_shards(
+        args.write_shards,
+        name=splits.name,
+        train=[splits.train],
+        held_out=[splits.held_out],
+        z_where_mean=DATASETS[splits.name].z_where_mean,
+        shard_size=args.shard_size,
+    )
+    return str(args.write_shards)
+
+
+def _verify_shards(folder: str, *, as_json: bool) -> None:
+    index = read_index(Path(folder).expanduser())
+    description = {
+        "name": index.name,
+        "folder": str(index.folder),
+        "image_shape": list(index.image_shape),
+        "max_count": index.max_count,
+        **{split: sum(sizes) for split, sizes in index.sizes.items()},
+        "files": sum(1 for _ in verify_shards(index)),
+    }
+    if as_json:
+        print(json.dumps(description))
+        return
+    print(f"{index.name} in {index.folder}: {description['files']} files, all as written")
+    print(f"image (C, H, W)    {index.image_shape}, 0 to {index.max_count} objects")
+    for split, sizes in index.sizes.items():
+        print(f"{split.replace('_', ' '):<18} {sum(sizes)} scenes in {len(sizes)} shards")
 
 
 def _facts(spec: DatasetSpec) -> dict[str, Any]:
@@ -197,3 +251,5 @@ def _print_description(description: dict[str, Any]) -> None:
     print(f"object   mean size {f'{size[0]} x {size[1]} px' if size else 'no objects'}")
     print(f"cache              {description['cache'] or 'none'}")
     print(f"picture            {description['picture'] or 'none'}")
+    if description["shards"]:
+        print(f"shards             {description['shards']}")

@@ -13,7 +13,8 @@ from air.evaluation import evaluate
 from air.types import Evaluation
 from experiments.boilr_folder import convert_log, read_run_config
 from experiments.boilr_model import check_shapes, read_checkpoint
-from experiments.datasets import DATASETS, check_max_objects, load_dataset
+from experiments.datasets import check_max_objects
+from experiments.datasets.sources import check_dataset, folder_name, open_dataset
 from experiments.experiment import add_data_arguments
 from experiments.pictures import save_reconstructions, save_samples
 from experiments.runs import Run
@@ -94,12 +95,11 @@ def run(args: argparse.Namespace) -> int:
     config = read_run_config(source)
     convert_log(source)
     dataset = args.dataset or config["dataset"]
-    if dataset not in DATASETS:
-        raise ValueError(f"unknown data set {dataset!r}. Expected one of: {', '.join(DATASETS)}.")
+    check_dataset(dataset)
     use_cuda = torch.cuda.is_available() and not args.no_cuda
     device = torch.device("cuda" if use_cuda else "cpu")
     step, air = load_run(source, args.step, device)
-    splits = load_dataset(
+    splits = open_dataset(
         dataset,
         data_root=args.data_root or config["args"].get("data_root"),
         mnist_root=args.mnist_root or config["args"].get("mnist_root"),
@@ -119,7 +119,7 @@ def run(args: argparse.Namespace) -> int:
     report = {"run": source.name, "step": step, "dataset": splits.name, **evaluation.to_dict()}
     if not args.samples:  # JSON has no NaN
         report |= {"log_likelihood_bound": None, "ess": None}
-    stem = f"step{step}_{splits.name}_{len(scenes)}scenes_{args.samples}samples"
+    stem = f"step{step}_{folder_name(splits.name)}_{len(scenes)}scenes_{args.samples}samples"
     path = source.result_folder / f"evaluation_{stem}.json"
     path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     picture = source.image_folder / f"evaluation_{step}_reconstructions.png"

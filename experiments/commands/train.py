@@ -4,6 +4,8 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
+from experiments import distributed
+from experiments.ensemble_trainer import EnsembleTrainer
 from experiments.experiment import AIRExperiment
 from experiments.resume import format_changes, resumed_args
 from experiments.trainer import Trainer
@@ -48,6 +50,11 @@ def given_settings(argv: Sequence[str]) -> dict[str, Any]:
 
 def run(args: argparse.Namespace) -> int:
     """Train; returns the exit status: 143 or 130 after SIGTERM or SIGINT."""
+    with distributed.processes(cuda=not args.no_cuda):
+        return _train(args) if args.num_seeds == 1 else _train_many(args)
+
+
+def _train(args: argparse.Namespace) -> int:
     trainer = Trainer(AIRExperiment(args))
     metrics = trainer.run()
     if trainer.stopped_by is not None:
@@ -66,3 +73,28 @@ def run(args: argparse.Namespace) -> int:
             f"Next: python main.py evaluate --load {trainer.run_folder.name}"
         )
     return 0
+
+
+def _train_many(args: argparse.Namespace) -> int:
+    """Train several seeds at once; 1 if one of them failed."""
+    if distributed.world_size() > 1:
+        raise ValueError("--num-seeds trains in one process: start it without torchrun.")
+    if args.resume:
+        raise ValueError("--resume cannot be combined with --num-seeds: resume a single run.")
+    trainer = EnsembleTrainer(AIRExperiment(args))
+    seeds = trainer.run()
+    print(
+        f"{len(seeds)} seeds, {trainer.images_per_s:,.0f} images/s together. "
+        "Held-out count accuracy at the posterior's mode (in one draw), ELBO:"
+    )
+    for seed in seeds:
+        if seed.failed_at is not None:
+            print(f"seed {seed.seed}: failed at step {seed.failed_at}")
+            continue
+        metrics = seed.held_out
+        print(
+            f"seed {seed.seed}: {metrics['count_accuracy_mode']:.2%} "
+            f"({metrics['count_accuracy']:.2%}), {metrics['elbo']:.1f} nats"
+            + (f"  {seed.folder.folder}" if seed.folder else "")
+        )
+    return int(any(seed.failed_at is not None for seed in seeds))

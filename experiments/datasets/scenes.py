@@ -10,7 +10,7 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 import torch
@@ -166,18 +166,33 @@ class DataSplits:
         return digest.hexdigest()
 
 
-def check_max_objects(scenes: Scenes, max_objects: int) -> None:
+class Counted(Protocol):
+    """Scenes whose numbers of objects are known, wherever they are kept."""
+
+    @property
+    def name(self) -> str:
+        """What to call them in messages."""
+
+    @property
+    def num_objects(self) -> Tensor:
+        """Objects in each image, int64 ``(N,)``."""
+
+    def __len__(self) -> int: ...
+
+
+def check_max_objects(scenes: Counted, max_objects: int) -> None:
     """Check that a model that counts to ``max_objects`` can be right about every scene.
 
     Raises:
         ValueError: if a scene holds more objects.
     """
-    above = scenes.num_objects > max_objects
+    num_objects = scenes.num_objects
+    above = num_objects > max_objects
     if above.any():
         scene = int(above.nonzero()[0])
-        most = int(scenes.num_objects.max())
+        most = int(num_objects.max())
         raise ValueError(
-            f"scene {scene} of {scenes.name} holds {int(scenes.num_objects[scene])} objects, and "
+            f"scene {scene} of {scenes.name} holds {int(num_objects[scene])} objects, and "
             f"{int(above.sum())} of {len(scenes)} scenes hold more than max_objects = "
             f"{max_objects}: they cannot be counted right. Raise --max-objects to {most} or more."
         )
