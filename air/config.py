@@ -12,6 +12,9 @@ __all__ = ["AIRConfig", "check_images"]
 
 Likelihood = Literal["normal", "bernoulli"]
 
+_MOST_OBJECTS = 1000
+_MOST_LAYERS = 100
+
 
 @dataclass(frozen=True, kw_only=True)
 class AIRConfig:
@@ -74,8 +77,17 @@ class AIRConfig:
         for name in ("max_objects", "z_what_size", "lstm_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        # Every size but this one shows in the weights: a file cannot make it absurd unnoticed.
+        if self.max_objects > _MOST_OBJECTS:
+            raise ValueError(
+                f"max_objects must be at most {_MOST_OBJECTS}, got {self.max_objects}."
+            )
         for name in ("image_embedding", "predictor_hidden", "encoder_hidden", "decoder_hidden"):
             sizes = getattr(self, name)
+            if len(sizes) > _MOST_LAYERS:
+                raise ValueError(
+                    f"{name} must hold at most {_MOST_LAYERS} sizes, got {len(sizes)}."
+                )
             if any(size < 1 for size in sizes):
                 raise ValueError(f"{name} must hold sizes of at least 1, got {sizes}.")
         if not self.z_where_mean[0] > 0:
@@ -162,8 +174,10 @@ def check_images(images: Tensor, config: AIRConfig) -> None:
     if images.dim() != 4:
         raise ValueError(problem)
     if tuple(images.shape[1:]) != config.image_shape:
-        if tuple(images.shape[1:]) == (*config.canvas_size, config.channels):
+        if tuple(images.shape[1:3]) == config.canvas_size and images.shape[3] <= 4:
             raise ValueError(f"{problem} Move the channels: images.permute(0, 3, 1, 2).")
+        if images.shape[1] in (2, 4) and tuple(images.shape[2:]) == config.canvas_size:
+            raise ValueError(f"{problem} Leave out the alpha channel: images[:, :-1].")
         raise ValueError(
             f"{problem} Resize or convert them, or make the model with "
             f"AIRConfig(canvas_size={tuple(images.shape[2:])}, channels={images.shape[1]})."

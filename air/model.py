@@ -238,7 +238,10 @@ class AIR(nn.Module):
         )
 
     def as_input(self, images: Tensor) -> Tensor:
-        """Images as the model reads them: float in [0, 1].
+        """Images as the model reads them: float in [0, 1], of the weights' type.
+
+        uint8 is divided by 255, and other floating-point types are converted. Nothing else is
+        guessed.
 
         Raises:
             ValueError: if they do not fit the model; the message says what to do.
@@ -247,7 +250,7 @@ class AIR(nn.Module):
             check_images(images, self.config)
         if images.dtype == torch.uint8:
             return images.to(self._dtype) / 255
-        return images
+        return images.to(self._dtype)
 
     @property
     def _dtype(self) -> torch.dtype:

@@ -1,18 +1,18 @@
 """AIR and its estimator as one boilr model, with boilr's checkpoint files made safe."""
 
-import os
-import re
-import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import boilr.models
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from air import AIR
 from air.estimators import Estimator
+from experiments.checkpoints import checkpoint_steps, load_checkpoint, save_checkpoint
+from experiments.files import DamagedFileError
 
-_CHECKPOINT = re.compile(r"model_(0|[1-9][0-9]*)\.pt")
+__all__ = ["AIRModel", "check_shapes", "checkpoint_steps", "read_checkpoint"]
 
 
 class AIRModel(boilr.models.BaseGenerativeModel):
@@ -29,30 +29,15 @@ class AIRModel(boilr.models.BaseGenerativeModel):
         self.estimator = estimator
 
     def checkpoint(self, ckpt_folder: str, max_ckpt: int | None = None) -> None:
-        """Save ``model_<step>.pt`` and remove all but the newest ``max_ckpt``.
+        """Save ``model_<step>.pt``, whole or not at all, then remove older ones.
 
-        The file appears under its name only once it is whole; older ones go after that.
+        Only the weights: boilr's trainer knows of nothing else. Ours saves all.
 
         Args:
             ckpt_folder: where to save.
-            max_ckpt: how many to keep; all if None or -1.
+            max_ckpt: how many to keep, at least 2; all if None or -1.
         """
-        folder = Path(ckpt_folder)
-        target = folder / f"model_{self.global_step}.pt"
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=".saving-", delete=False) as file:
-            try:
-                torch.save(self.state_dict(), file)
-                file.flush()
-                os.fsync(file.fileno())
-                os.chmod(file.name, 0o644)  # temporary files are readable by their owner only
-                os.replace(file.name, target)
-            except BaseException:
-                os.unlink(file.name)
-                raise
-        if max_ckpt is None or max_ckpt == -1:
-            return
-        for step in sorted(checkpoint_steps(folder))[: -max(max_ckpt, 1)]:
-            (folder / f"model_{step}.pt").unlink(missing_ok=True)
+        save_checkpoint(Path(ckpt_folder), self.global_step, self.state_dict(), keep=max_ckpt)
 
     def load(
         self, ckpt_folder: str, device: torch.device | None = None, step: int | None = None
@@ -61,20 +46,23 @@ class AIRModel(boilr.models.BaseGenerativeModel):
 
         Args:
             ckpt_folder: where it was saved.
-            device: where its tensors shall live.
-            step: which one; default: that of the highest step.
+            device: unused; the tensors go where the model lives.
+            step: which one; default: the newest that is whole.
 
         Raises:
             FileNotFoundError: if there is no such checkpoint.
             ValueError: if it is damaged, or of another model.
         """
-        step, state = read_checkpoint(Path(ckpt_folder), device, step)
-        try:
-            self.load_state_dict(state)
-        except RuntimeError as error:
-            raise ValueError(
-                f"the checkpoint of step {step} is of another model: {error}"
-            ) from error
+        self.restore(*read_checkpoint(Path(ckpt_folder), step=step))
+
+    def restore(self, step: int, weights: dict[str, Tensor]) -> None:
+        """Take the weights of a checkpoint, and its step.
+
+        Raises:
+            ValueError: if they are of another model; then nothing is changed.
+        """
+        _check_same(self.state_dict(), weights, f"the checkpoint of step {step}")
+        self.load_state_dict(weights)
         self._global_step = step
 
     def sample_prior(self, n_imgs: int, *, num_objects: int | Tensor | None = None) -> Tensor:
@@ -82,37 +70,54 @@ class AIRModel(boilr.models.BaseGenerativeModel):
         return self.air.sample(n_imgs, num_objects=num_objects).images
 
 
-def checkpoint_steps(folder: Path) -> list[int]:
-    """Steps of the checkpoints in a folder, in no particular order."""
-    matches = (_CHECKPOINT.fullmatch(path.name) for path in folder.glob("model_*.pt"))
-    return [int(match[1]) for match in matches if match]
-
-
 def read_checkpoint(
     folder: Path, device: torch.device | None = None, step: int | None = None
 ) -> tuple[int, dict[str, Tensor]]:
-    """The step and the tensors of a checkpoint.
+    """The step and the weights of a checkpoint.
 
     Args:
         folder: where it was saved.
-        device: where its tensors shall live.
-        step: which one; default: that of the highest step.
+        device: where its tensors shall live; default: the CPU.
+        step: which one; default: the newest that is whole.
 
     Raises:
         FileNotFoundError: if there is no such checkpoint.
-        ValueError: if it is damaged.
+        DamagedFileError: if it is damaged.
     """
-    steps = sorted(checkpoint_steps(folder))
-    if not steps or (step is not None and step not in steps):
-        wanted = "no checkpoint" if step is None else f"no checkpoint of step {step}"
-        found = ", ".join(map(str, steps)) or "none"
-        raise FileNotFoundError(f"{folder} holds {wanted}. Steps found: {found}.")
-    step = steps[-1] if step is None else step
-    path = folder / f"model_{step}.pt"
+    checkpoint = load_checkpoint(folder, step)
+    weights = checkpoint.weights
+    if device is not None:
+        weights = {name: tensor.to(device) for name, tensor in weights.items()}
+    return checkpoint.step, weights
+
+
+def check_shapes(make: Callable[[], nn.Module], weights: dict[str, Tensor], name: str) -> None:
+    """Check that weights are a module's, without making the module.
+
+    A configuration of absurd sizes, which a stranger may have written, allocates nothing here.
+
+    Args:
+        make: makes the module; called where tensors have no content.
+        weights: a state dict.
+        name: of the weights, for messages.
+
+    Raises:
+        ValueError: if the module cannot be made, or the weights are another's.
+    """
     try:
-        state = torch.load(path, map_location=device, weights_only=True)
-        if not all(isinstance(tensor, Tensor) for tensor in state.values()):
-            raise TypeError("it holds other things than tensors")
-    except Exception as error:  # torch.load raises whatever a damaged file makes it trip over
-        raise ValueError(f"cannot read {path}: {error}") from error
-    return step, state
+        with torch.device("meta"):
+            expected = make().state_dict()
+    except (RuntimeError, TypeError, OverflowError) as error:
+        raise DamagedFileError(f"the configuration of {name} makes no model: {error}") from error
+    _check_same(expected, weights, name)
+
+
+def _check_same(expected: dict[str, Tensor], found: dict[str, Tensor], name: str) -> None:
+    shapes = {key: (tensor.shape, tensor.dtype) for key, tensor in expected.items()}
+    given = {key: (tensor.shape, tensor.dtype) for key, tensor in found.items()}
+    if shapes != given:
+        odd = sorted(key for key in shapes | given if shapes.get(key) != given.get(key))
+        raise ValueError(
+            f"{name} is of another model: missing, unknown or of another shape or type are "
+            f"{', '.join(odd[:5])}{' and others' if len(odd) > 5 else ''}."
+        )

@@ -4,12 +4,13 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from experiments.commands import data, evaluate, train
+from experiments.commands import data, doctor, evaluate, train
 
 COMMANDS = {
     "train": (train, "train a model (the default)"),
     "evaluate": (evaluate, "count accuracy and bounds of a trained model"),
     "data": (data, "make and describe a data set"),
+    "doctor": (doctor, "check that a run would work, and change nothing"),
 }
 
 
@@ -44,6 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     # What was needed to get here is no setting of the command's.
     module, _ = COMMANDS[vars(args).pop("command")]
     try:
+        if prepare := getattr(module, "prepare", None):
+            args = prepare(args, argv[1:])
         return module.run(args)
     except (ValueError, OSError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 __all__ = [
     "TIMEOUT",
+    "any_rank",
     "average_gradients",
     "average_metrics",
     "from_main",
@@ -205,6 +206,13 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     for transfer in transfers:
         transfer.wait()
     torch._foreach_div_(gradients, world_size())
+
+
+def any_rank(flag: Tensor) -> Tensor:
+    """Raise a flag, 1 or 0, on all ranks if it is raised on one of them; in place."""
+    if world_size() > 1:
+        dist.all_reduce(flag, op=dist.ReduceOp.MAX)
+    return flag
 
 
 def average_metrics(metrics: Mapping[str, float], weight: float = 1.0) -> dict[str, float]:

@@ -18,9 +18,13 @@ from experiments import distributed
 from experiments.boilr_model import AIRModel
 from experiments.datasets import DATASETS
 from experiments.datasets.sources import check_dataset, folder_name, z_where_mean
+from experiments.guard import parse_on_nan
 from experiments.loaders import SceneManager
 from experiments.objective import PRECISIONS, make_objective
 from experiments.pictures import save_reconstructions, save_samples
+
+_MOST = {"num_samples": 10_000, "loglikelihood_samples": 100_000, "test_batch_size": 100_000}
+"""What the size of a checkpoint does not bound, but the memory."""
 
 
 class AIRExperiment(boilr.VAEExperimentManager):
@@ -164,6 +168,18 @@ class AIRExperiment(boilr.VAEExperimentManager):
             "--threads", metavar="N", type=int, help="CPU threads (default: PyTorch's choice)"
         )
         run.add_argument(
+            "--on-nan",
+            metavar="WHAT",
+            default="stop",
+            help="what to do where a loss or gradient is not finite: stop, or skip:N to leave out "
+            "at most N steps (default: %(default)s)",
+        )
+        run.add_argument(
+            "--deterministic",
+            action="store_true",
+            help="deterministic algorithms only, so that a GPU gives the same bits too",
+        )
+        run.add_argument(
             "--precision",
             metavar="TYPE",
             default="float32",
@@ -210,8 +226,12 @@ class AIRExperiment(boilr.VAEExperimentManager):
         if args.max_grad_norm is not None and not args.max_grad_norm > 0:
             raise ValueError(f"max_grad_norm must be above 0, got {args.max_grad_norm}.")
         args = super()._check_args(args)
-        if args.resume:
-            raise ValueError("--resume is not supported: a run's optimiser is not saved yet.")
+        if args.resume and args.dry_run:
+            raise ValueError("--dry-run saves nothing, so it cannot go with --resume.")
+        parse_on_nan(args.on_nan)
+        for name, most in _MOST.items():
+            if getattr(args, name) > most:
+                raise ValueError(f"{name} must be at most {most}, got {getattr(args, name)}.")
         check_dataset(args.dataset)
         if args.estimator not in ESTIMATORS:
             raise ValueError(
@@ -250,6 +270,13 @@ class AIRExperiment(boilr.VAEExperimentManager):
             args.additional_descr,
         ]
         return "_".join(part for part in parts if part)
+
+    def load_args_from_pickle(self, config_pickle_path: str) -> None:
+        """Refused: boilr's trainer, which asks for it, unpickles a run's files."""
+        raise ValueError(
+            "boilr's own trainer cannot continue a run: it runs whatever code the run's files "
+            "hold, and its optimiser is not saved. Use experiments.trainer.Trainer."
+        )
 
     def _make_datamanager(self) -> SceneManager:
         return SceneManager(self.args, self.device)
@@ -404,9 +431,13 @@ def _summary(metrics: dict[str, float]) -> str:
 
 
 def _complete_help(group: argparse._ArgumentGroup) -> None:
-    """Show the defaults of boilr's flags, and leave out the one that we do not offer."""
+    """Show the defaults of boilr's flags, and say what ours makes of them."""
     for action in group._group_actions:
         if "--resume" in action.option_strings:
-            action.help = argparse.SUPPRESS
+            action.metavar = "RUN"
+            action.help = (
+                "continue this run ('latest': the one started last), with its own settings but for "
+                "the flags given"
+            )
         elif action.help and action.default not in (None, "") and action.nargs != 0:
             action.help += " (default: %(default)s)"

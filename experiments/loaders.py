@@ -49,6 +49,8 @@ class SceneLoader:
         self.dataset = TensorDataset(self.images, self.num_objects)
         self.batch_size = batch_size
         self.shuffle = shuffle
+        self.current: Tensor | None = None
+        """Which scenes the batch that was handed out last holds, ``(B,)``."""
 
     def __len__(self) -> int:
         number = len(self.dataset)
@@ -56,17 +58,51 @@ class SceneLoader:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Images uint8 ``(B, C, H, W)`` and numbers of objects int64 ``(B,)``."""
-        for batch in self._batches():
+        return self.batches(self.draw_order())
+
+    def draw_order(self) -> Tensor:
+        """The order of a new pass: positions in the data set, ``(N,)``, on the CPU."""
+        number = len(self.dataset)
+        if not self.shuffle:
+            return torch.arange(number)
+        # Drawn on the CPU, so that a run meets the same batches on every device.
+        return distributed.from_main(torch.randperm(number))
+
+    def check_order(self, order: Tensor) -> None:
+        """Check that a saved order is one of these scenes.
+
+        Raises:
+            ValueError: if it is not.
+        """
+        if not torch.equal(order.sort().values, torch.arange(len(self.dataset))):
+            raise ValueError(f"it is no order of {len(self.dataset)} scenes")
+
+    def batches(self, order: Tensor, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """One pass in a given order.
+
+        Args:
+            order: as :meth:`draw_order` gives it.
+            start: how many batches to leave out at the beginning.
+        """
+        for batch in self._parts(order, start):
             yield self.images[batch], self.num_objects[batch]
 
-    def into(self, images: Tensor, num_objects: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    def into(
+        self,
+        images: Tensor,
+        num_objects: Tensor,
+        order: Tensor | None = None,
+        start: int = 0,
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """One pass whose batches are all gathered into the same two tensors, as a graph reads them.
 
         Args:
             images: uint8 ``(B, C, H, W)``, as :meth:`buffers` makes it.
             num_objects: int64 ``(B,)``.
+            order: as :meth:`draw_order` gives it; default: a new one.
+            start: how many batches to leave out at the beginning.
         """
-        for batch in self._batches():
+        for batch in self._parts(self.draw_order() if order is None else order, start):
             torch.index_select(self.images, 0, batch, out=images)
             torch.index_select(self.num_objects, 0, batch, out=num_objects)
             yield images, num_objects
@@ -79,16 +115,12 @@ class SceneLoader:
             self.num_objects.new_empty(size),
         )
 
-    def _batches(self) -> Iterator[Tensor]:
+    def _parts(self, order: Tensor, start: int) -> Iterator[Tensor]:
         """Which scenes each batch of a pass holds, on the data's device."""
-        number = len(self.dataset)
-        # Drawn on the CPU, so that a run meets the same batches on every device.
-        order = torch.arange(number)
-        if self.shuffle:
-            order = distributed.from_main(torch.randperm(number))
         order = order.to(self.images.device)
-        for batch in order.split(self.batch_size)[: len(self)]:
-            yield distributed.own_part(batch) if self.shuffle else batch
+        for batch in order.split(self.batch_size)[start : len(self)]:
+            self.current = distributed.own_part(batch) if self.shuffle else batch
+            yield self.current
 
 
 class SceneManager(boilr.data.BaseDatasetManager):

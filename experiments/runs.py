@@ -1,12 +1,20 @@
 """A run's folder: where its files are, how it is made and found again."""
 
 import argparse
+import errno
 import json
+import math
+import os
 import re
+import secrets
+import shutil
+import tempfile
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+
+from experiments.files import DamagedFileError, parse_json, read_json, to_json, write_file
 
 _NAME = re.compile(r"[^/\\\x00-\x1f]+")
 
@@ -30,6 +38,16 @@ class Run:
     def config_path(self) -> Path:
         """Arguments and model configuration, JSON."""
         return self.folder / "config.json"
+
+    @property
+    def boilr_config_path(self) -> Path:
+        """Where boilr's own trainer keeps the arguments, pickled."""
+        return self.checkpoint_folder / "config.pkl"
+
+    @property
+    def boilr_log_path(self) -> Path:
+        """Where boilr's own trainer keeps the metrics, pickled."""
+        return self.result_folder / "log.pkl"
 
     @property
     def checkpoint_folder(self) -> Path:
@@ -62,27 +80,62 @@ class Run:
         return self.folder / "model"
 
     @classmethod
-    def create(cls, output: str, name: str | None, description: str) -> "Run":
-        """Make a new run's folder.
+    def create(
+        cls,
+        output: str,
+        name: str | None,
+        description: str,
+        config: dict[str, Any] | None = None,
+    ) -> "Run":
+        """Make a new run's folder. It appears at once, with all that belongs in it.
 
         Args:
             output: folder of all runs.
             name: of the run; default: date, time and description, made unique.
             description: ends the default name.
+            config: what :meth:`read_config` shall find.
 
         Raises:
             FileExistsError: if a run of that name exists.
             ValueError: if the name or the description is no plain folder name.
+            OSError: if the output folder cannot be written.
         """
         cls.check_free(output, name, description)
-        if name is not None:
-            run = cls(Path(output) / name)
-            run.folder.mkdir(parents=True)
-        else:
-            run = cls._create_unique(Path(output), description)
-        for folder in (run.checkpoint_folder, run.image_folder, run.tensorboard_folder):
-            folder.mkdir(parents=True)
-        return run
+        Path(output).mkdir(parents=True, exist_ok=True)
+        # A run that died while it was made is none: nobody could continue it, or use its name.
+        hidden = cls(Path(output) / f".starting-{os.getpid()}-{secrets.token_hex(4)}")
+        try:
+            for folder in (
+                hidden.checkpoint_folder,
+                hidden.image_folder,
+                hidden.tensorboard_folder,
+            ):
+                folder.mkdir(parents=True)
+            if config is not None:
+                write_file(hidden.config_path, to_json(config))
+            return cls._name(hidden.folder, name, description)
+        except BaseException:
+            shutil.rmtree(hidden.folder, ignore_errors=True)
+            raise
+
+    @classmethod
+    def _name(cls, hidden: Path, name: str | None, description: str) -> "Run":
+        """Give a finished folder its name: the one asked for, or the first that is free."""
+        stem = f"{datetime.now():%y%m%d_%H%M%S}_{description}" if name is None else name
+        for number in range(1, 1000):
+            folder = hidden.parent / (stem if number == 1 else f"{stem}_{number}")
+            try:
+                # A rename would take the place of an empty folder, which may be somebody's.
+                if not folder.exists():
+                    hidden.rename(folder)
+                    return cls(folder)
+            except OSError as error:
+                if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                    raise
+            if name is not None:
+                raise _taken(name, hidden.parent)
+            # Another run started in the same second.
+        raise FileExistsError(f"{hidden.parent} holds too many runs named {stem}.")
 
     @classmethod
     def check_free(cls, output: str, name: str | None, description: str) -> None:
@@ -90,25 +143,13 @@ class Run:
 
         Raises:
             FileExistsError: if a run of that name exists.
+            OSError: if the output folder cannot be written.
             ValueError: if the name or the description is no plain folder name.
         """
         _check_name(description if name is None else name)
+        _check_writable(Path(output))
         if name is not None and (Path(output) / name).exists():
-            raise FileExistsError(
-                f"a run named {name!r} exists in {output}. Choose another --run-name."
-            )
-
-    @classmethod
-    def _create_unique(cls, output: Path, description: str) -> "Run":
-        stem = f"{datetime.now():%y%m%d_%H%M%S}_{description}"
-        for number in range(1, 1000):
-            run = cls(output / (stem if number == 1 else f"{stem}_{number}"))
-            try:
-                run.folder.mkdir(parents=True)
-                return run
-            except FileExistsError:  # another run started in the same second
-                continue
-        raise FileExistsError(f"{output} holds too many runs named {stem}.")
+            raise _taken(name, Path(output))
 
     @classmethod
     def find(cls, output: str, name: str) -> "Run":
@@ -121,13 +162,19 @@ class Run:
         Raises:
             FileNotFoundError: if there is none.
         """
-        runs = [path.parent for path in Path(output).glob("*/config.json")]
+        started = {}
+        for pattern in ("*/checkpoints/config.pkl", "*/config.json"):  # boilr's, ours
+            for path in Path(output).glob(pattern):
+                run = Path(output) / path.relative_to(output).parts[0]
+                if not run.name.startswith("."):
+                    started[run] = path.stat().st_mtime_ns
+        runs = list(started)
         if not runs:
             raise FileNotFoundError(
                 f"{output} holds no run. Train one first: python main.py train."
             )
         if name == "latest":
-            return cls(max(runs, key=lambda run: (run / "config.json").stat().st_mtime_ns))
+            return cls(max(runs, key=lambda run: started[run]))
         names = sorted(run.name for run in runs)
         if name not in names:
             raise FileNotFoundError(
@@ -137,22 +184,23 @@ class Run:
 
     def write_config(self, args: argparse.Namespace, **more: Any) -> None:
         """Save the arguments, and what else describes the run, as JSON."""
-        text = json.dumps({"args": vars(args), **more}, indent=2, default=str)
-        self.config_path.write_text(text + "\n", encoding="utf-8")
+        write_file(self.config_path, to_json({"args": vars(args), **more}))
 
     def read_config(self) -> dict[str, Any]:
         """What :meth:`write_config` saved.
 
         Raises:
-            ValueError: if the file is damaged.
+            DamagedFileError: if the file is damaged.
         """
         try:
-            config = json.loads(self.config_path.read_text(encoding="utf-8"))
+            config = read_json(self.config_path)
             kinds = {"args": dict, "air": dict, "dataset": str}
             if not all(isinstance(config[name], kind) for name, kind in kinds.items()):
-                raise TypeError("args and air must be objects, dataset a name")
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise ValueError(f"{self.config_path} is no run's configuration: {error}") from error
+                raise DamagedFileError("args and air must be objects, dataset a name")
+        except (DamagedFileError, KeyError) as error:
+            raise DamagedFileError(
+                f"{self.config_path} is no run's configuration: {error}"
+            ) from error
         return config
 
     def append_metrics(self, step: int, split: str, metrics: dict[str, Any]) -> None:
@@ -161,6 +209,17 @@ class Run:
         with self.metrics_path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 
+    def drop_metrics_after(self, step: int) -> None:
+        """Remove the lines of steps after this one, and half a line, if a process died in it."""
+        if not self.metrics_path.exists():
+            return
+        kept = [
+            line
+            for line in self.metrics_path.read_bytes().splitlines(keepends=True)
+            if line.endswith(b"\n") and _step_of(line) <= step
+        ]
+        write_file(self.metrics_path, b"".join(kept))
+
 
 def _check_name(name: str) -> None:
     if not _NAME.fullmatch(name) or name in (".", "..", "latest"):
@@ -168,3 +227,32 @@ def _check_name(name: str) -> None:
             f"{name!r} cannot name a run: expected a plain folder name without slashes, "
             "other than 'latest'."
         )
+
+
+def _check_writable(output: Path) -> None:
+    """Check that a folder can be made and written, or is there and can be written."""
+    existing = output
+    while not existing.exists():
+        existing = existing.parent
+    if not existing.is_dir():
+        raise NotADirectoryError(f"{existing} is a file: give another --output than {output}.")
+    try:
+        # Tried, not asked for: the answer can be wrong for root, and on a network's disk.
+        tempfile.TemporaryFile(dir=existing).close()
+    except OSError as error:
+        raise PermissionError(
+            f"{existing} cannot be written ({error.strerror}): give another --output."
+        ) from error
+
+
+def _taken(name: str, output: Path) -> FileExistsError:
+    return FileExistsError(f"a run named {name!r} exists in {output}. Choose another --run-name.")
+
+
+def _step_of(line: bytes) -> float:
+    """The step of a line of metrics; infinite if it is none."""
+    try:
+        step = parse_json(line, "a line of metrics").get("step")
+    except DamagedFileError:
+        return math.inf
+    return step if isinstance(step, int) else math.inf

@@ -65,24 +65,70 @@ class ShardLoader:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Images uint8 ``(B, C, H, W)`` and numbers of objects int64 ``(B,)``, this process's."""
-        left = len(self)
-        blocks = torch.randperm(-(-len(self.dataset) // self.block_size))
-        rest: list[tuple[Tensor, Tensor]] = []
+        return self.batches(self.draw_order())
+
+    def draw_order(self) -> Tensor:
+        """The seed of a new pass, int64 ``(1,)``: the order itself would be too large to keep."""
+        return torch.randint(2**62, (1,))
+
+    def check_order(self, order: Tensor) -> None:
+        """Check that a saved seed is one.
+
+        Raises:
+            ValueError: if it is not.
+        """
+        if order.shape != (1,) or order.dtype != torch.int64:
+            raise ValueError("it is no seed of an order of shards")
+
+    def batches(self, order: Tensor, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """One pass in a given order.
+
+        Args:
+            order: as :meth:`draw_order` gives it.
+            start: how many batches to leave out at the beginning. Windows that are left out as a
+                whole are not read.
+        """
+        # Drawn on the CPU, so that a run meets the same batches on every device.
+        generator = torch.Generator().manual_seed(int(order))
+        left, size = len(self), self.batch_size
+        blocks = torch.randperm(-(-len(self.dataset) // self.block_size), generator=generator)
+        rest = torch.zeros(0, dtype=torch.int64)  # scenes that did not fill a batch
+        carried: tuple[Tensor, Tensor] | None = None  # and their content, where it was read
         for window in blocks.split(self._blocks_at_once):
-            parts = [*rest, *(self._read(block) for block in window.tolist())]
+            scenes = torch.cat([rest, *(self._scenes_of(block) for block in window.tolist())])
+            drawn = torch.randperm(len(scenes), generator=generator)
+            number = min(len(drawn) // size, left)
+            over = drawn[len(drawn) // size * size :]
+            left -= number
+            if start >= number:
+                start, rest, carried = start - number, scenes[over], None
+                continue
+            first = self._read_scenes(rest) if carried is None else carried
+            parts = [first, *(self._read(block) for block in window.tolist())]
             images, num_objects = (
                 torch.cat(field).to(self.device) for field in zip(*parts, strict=True)
             )
-            del parts
-            # Drawn on the CPU, so that a run meets the same batches on every device.
-            order = torch.randperm(len(images)).to(self.device)
-            whole = len(order) // self.batch_size * self.batch_size
-            for start in range(0, min(whole, left * self.batch_size), self.batch_size):
-                batch = order[start : start + self.batch_size]
-                left -= 1
+            del parts, first
+            on_device = drawn.to(self.device)
+            for batch in on_device[: number * size].split(size)[start:]:
                 yield images[batch], num_objects[batch]
-            over = order[whole:]
-            rest = [(images[over].cpu(), num_objects[over].cpu())]
+            last = over.to(self.device)
+            carried = (images[last].cpu(), num_objects[last].cpu())
+            start, rest = 0, scenes[over]
+
+    def _scenes_of(self, block: int) -> Tensor:
+        start = block * self.block_size
+        return torch.arange(start, min(start + self.block_size, len(self.dataset)))
+
+    def _read_scenes(self, scenes: Tensor) -> tuple[Tensor, Tensor]:
+        """Scenes from anywhere, one by one: some that a window left over."""
+        read = [
+            tuple(self.dataset.read(field, scene, scene + 1) for field in ("images", "num_objects"))
+            for scene in scenes.tolist()
+        ]
+        none = self.dataset.read("images", 0, 0), self.dataset.read("num_objects", 0, 0)
+        images, num_objects = (torch.cat(field) for field in zip(none, *read, strict=True))
+        return images, num_objects
 
     def _read(self, block: int) -> tuple[Tensor, Tensor]:
         start = block * self.block_size

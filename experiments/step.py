@@ -14,6 +14,7 @@ from torch import Tensor
 
 from experiments import distributed
 from experiments.experiment import AIRExperiment
+from experiments.guard import NonFiniteGuard
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 """Images and numbers of objects, batch by batch. A loader that has ``into`` as well
@@ -28,10 +29,12 @@ class EagerStep:
 
     Args:
         experiment: set up; its model is trained.
+        guard: keeps what is not finite from the weights; default: nobody does.
     """
 
-    def __init__(self, experiment: AIRExperiment) -> None:
+    def __init__(self, experiment: AIRExperiment, guard: NonFiniteGuard | None = None) -> None:
         self.experiment = experiment
+        self.guard = guard
         self.length = 0
         """Steps since the metrics were read."""
         self._names: list[str] = []
@@ -54,35 +57,64 @@ class EagerStep:
 
     def update(self, x: Tensor, y: Tensor) -> None:
         """The device's half of the step: no number is read from it, none is decided by Python."""
-        experiment = self.experiment
+        experiment, max_norm = self.experiment, self.experiment.args.max_grad_norm
+        if self.guard:
+            self.guard.begin()
         results = experiment.forward_pass(x, y)
         experiment.optimizer.zero_grad()
-        results.pop("loss").backward()
+        loss: Tensor = results.pop("loss")
+        loss.backward()
         distributed.average_gradients(experiment.model.parameters())
-        if experiment.args.max_grad_norm is not None:
-            torch.nn.utils.clip_grad_norm_(
-                experiment.model.parameters(), experiment.args.max_grad_norm
-            )
+        if self.guard:
+            self.guard.inspect(loss, max_norm)
+        elif max_norm is not None:
+            torch.nn.utils.clip_grad_norm_(experiment.model.parameters(), max_norm)
         experiment.optimizer.step()
         self._add(results)
 
-    def batches(self, loader: Batches) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches of one pass over the data, for :meth:`__call__`."""
-        return iter(loader)
+    def batches(
+        self, loader: Batches, order: Tensor | None = None, start: int = 0
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of one pass over the data, for :meth:`__call__`.
+
+        Args:
+            loader: of the training data.
+            order: of the pass, from the loader's ``draw_order``; default: a new one.
+            start: how many batches of an order to leave out at its beginning.
+        """
+        if order is None:
+            return iter(loader)
+        return loader.batches(order, start)  # type: ignore[attr-defined]
 
     def metrics(self) -> dict[str, Any]:
-        """Means over the steps since the last call: the one place that waits for the device."""
+        """Means over the steps since the last call: the one place that waits for the device.
+
+        Steps that the guard left out do not count; nothing is returned if these were all.
+        """
         assert self._sums is not None, "no step was taken yet"
-        means = (self._sums / self.length).tolist()
+        sums = self._sums.to("cpu", copy=True)
         self._sums.zero_()
         self.length = 0
-        return dict(zip(self._names, means, strict=True))
+        if not sums[-1].any():
+            return {}
+        return dict(zip(self._names, (sums[:-1] / sums[-1]).tolist(), strict=True))
+
+    def state(self) -> tuple[list[str], Tensor | None, int]:
+        """Names, sums and number of steps since the metrics were read."""
+        return self._names, self._sums, self.length
+
+    def set_state(self, names: list[str], sums: Tensor | None, length: int) -> None:
+        """Put back what :meth:`state` gave, before the first step."""
+        self._names, self._sums, self.length = names, sums, length
 
     def _add(self, results: dict[str, Tensor]) -> None:
-        values = torch.stack(list(results.values()))
+        values = list(results.values())
+        table = torch.stack([*values, torch.ones_like(values[0])])  # the last one counts
+        if self.guard:
+            table = torch.where(self.guard.found.bool(), 0.0, table)
         if self._sums is None:
-            self._names, self._sums = list(results), torch.zeros_like(values)
-        self._sums.add_(values)
+            self._names, self._sums = list(results), torch.zeros_like(table)
+        self._sums.add_(table)
 
 
 class CudaGraphStep:
@@ -146,18 +178,33 @@ class CudaGraphStep:
             self._warm += 1
         self.step.length += 1
 
-    def batches(self, loader: Batches) -> Iterator[tuple[Tensor, Tensor]]:
+    @property
+    def length(self) -> int:
+        """Steps since the metrics were read."""
+        return self.step.length
+
+    def batches(
+        self, loader: Batches, order: Tensor | None = None, start: int = 0
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """The batches of one pass, gathered right where the graph reads them if that can be."""
         into = getattr(loader, "into", None)
         if into is None or self.failed:
-            return iter(loader)
+            return self.step.batches(loader, order, start)
         if self._inputs is None:
             self._inputs = loader.buffers()  # type: ignore[attr-defined]
-        return into(*self._inputs)
+        return into(*self._inputs) if order is None else into(*self._inputs, order, start)
 
     def metrics(self) -> dict[str, Any]:
         """As of the recorded step."""
         return self.step.metrics()
+
+    def state(self) -> tuple[list[str], Tensor | None, int]:
+        """As of the recorded step."""
+        return self.step.state()
+
+    def set_state(self, names: list[str], sums: Tensor | None, length: int) -> None:
+        """As of the recorded step."""
+        self.step.set_state(names, sums, length)
 
     def _hold_schedules(self) -> None:
         """Keep the schedules' values on the device: a graph would repeat a Python number."""

@@ -2,131 +2,330 @@
 
 import itertools
 import math
+import signal
+import sys
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import boilr
 import torch
 from boilr.utils import set_rnd_seed
 from torch import Tensor
+from torch.nn.utils import get_total_norm
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from air.checkpoint import save_pretrained
 from experiments import distributed
+from experiments.checkpoints import (
+    Checkpoint,
+    check_room,
+    clean,
+    load_checkpoint,
+    save_checkpoint,
+)
+from experiments.determinism import make_deterministic
 from experiments.experiment import AIRExperiment
+from experiments.guard import NonFiniteError, NonFiniteGuard, parse_on_nan
+from experiments.locks import RunLock
+from experiments.progress import Progress, Window, collect, restore
+from experiments.resume import changed_settings, check_weights, read_settings
 from experiments.runs import Run
-from experiments.step import make_step
+from experiments.signals import StopSignals
+from experiments.state import machine
+from experiments.step import EagerStep, make_step
+
+_TEST_SEED = 0x5EED
+"""Held-out tests draw from a stream of their own: how often one tests changes no run."""
 
 
 class Trainer(boilr.Trainer):
     """Trains an experiment and keeps what comes of it in ``output/<run>``.
 
     What is different from ``boilr.Trainer``: the last step is logged, tested and saved too;
-    settings and metrics are JSON; checkpoints appear whole or not at all; nothing is read from
-    the device between two logs; a bound that is no longer finite ends the run before it is saved.
+    settings and metrics are JSON; a run that died is continued to the same bits; checkpoints
+    appear whole or not at all; nothing is read from a GPU between two logs; what is not finite
+    never reaches the weights; SIGTERM and SIGINT save before they end the run.
 
     Args:
-        experiment: what to train.
+        experiment: what to train. With ``resume`` among its settings, that run is continued.
 
     Raises:
-        FileExistsError: if the run's name is taken.
+        FileExistsError: if a new run's name is taken.
+        FileNotFoundError: if there is no run to continue.
+        RunLockedError: if another process trains the run.
+        OSError: if the output folder cannot be written or has not enough room.
+        ValueError: if a run cannot be continued with these settings, or is damaged.
     """
 
     def __init__(self, experiment: AIRExperiment) -> None:
-        # boilr's own constructor pickles the settings and cannot name a run.
+        # boilr's own constructor unpickles the settings and cannot name a run.
         args = experiment.args
         self.experiment = experiment
-        writes = not args.dry_run and distributed.is_main()
-        if writes:
-            Run.check_free(args.output, args.run_name, experiment.run_description)
+        self.stopped_by: signal.Signals | None = None
+        """The signal that ended :meth:`run` early."""
+        self.run_folder: Run | None = None
+        self.tb_writer: SummaryWriter | None = None
+        self._lock: RunLock | None = None
+        self._saved_step: int | None = None
+        self._progress = Progress()
+        self._writes = not args.dry_run and distributed.is_main()
+        if args.resume:
+            self._resumed: Run | None = Run.find(args.output, args.resume)
+            if self._writes:
+                self._take_lock(self._resumed)
+        else:
+            self._resumed = None
+            if self._writes:
+                Run.check_free(args.output, args.run_name, experiment.run_description)
+        try:
+            self._prepare()
+        except BaseException:
+            self.close()
+            raise
+
+    def _prepare(self) -> None:
+        experiment, args = self.experiment, self.experiment.args
+        checkpoint = None
+        if self._resumed:
+            changed_settings(read_settings(self._resumed), args)
+            checkpoint = self._find_checkpoint(self._resumed)
+        if args.deterministic:
+            make_deterministic()
         if args.threads:
             torch.set_num_threads(args.threads)
         self.device = distributed.local_device(cuda=not args.no_cuda)
+        if checkpoint and self._resumed:
+            check_weights(self._resumed, args, checkpoint.weights)
         set_rnd_seed(args.seed)
         experiment.setup(self.device)
         distributed.same_weights(experiment.model)
-        distributed.spread_seeds(args.seed)
         self._check_experiment(experiment)
-        self._update = make_step(experiment)
-        self.run_folder: Run | None = None
-        self.tb_writer: SummaryWriter | None = None
-        if writes:
-            run = Run.create(args.output, args.run_name, experiment.run_description)
-            run.write_config(
-                args,
-                # Not always the one asked for: without the full MNIST another takes its place.
-                dataset=experiment.dataloaders.splits.name,
-                air=experiment.model.air.config.to_dict(),
-                torch_version=str(torch.__version__),
-            )
-            self.run_folder = run
-            self.tb_writer = SummaryWriter(str(run.tensorboard_folder))
-            print(f"Run {run.name} in {run.folder}")
+        self.guard = NonFiniteGuard(
+            experiment.optimizer,
+            experiment.model.estimator.buffers(),
+            max_skips=parse_on_nan(args.on_nan),
+            device=self.device,
+        )
+        self._update = make_step(experiment, EagerStep(experiment, self.guard))
+        if checkpoint:
+            self._restore(checkpoint)
+        step = experiment.model.global_step
+        distributed.spread_seeds(args.seed + step)
+        if args.resume and distributed.average_metrics({"step": step})["step"] != step:
+            raise ValueError("the processes found different checkpoints: do they share a disk?")
+        if not self._writes:
+            return
+        check_room(Path(args.output), experiment.model, args.keep_checkpoint_max)
+        run = self.run_folder = self._resumed or self._make_run()
+        if args.resume:
+            run.write_config(args, **self._description())
+            run.drop_metrics_after(step)
+            clean(run.checkpoint_folder, step)
+        # TensorBoard forgets what a dead process logged after the checkpoint.
+        purge = step + 1 if args.resume else None
+        self.tb_writer = SummaryWriter(str(run.tensorboard_folder), purge_step=purge)
+        print(f"Run {run.name} in {run.folder}" + (f", from step {step}" if step else ""))
 
-    def run(self) -> dict[str, float]:
-        """Train to the last step; returns the last held-out metrics."""
-        experiment, model = self.experiment, self.experiment.model
-        args, last_step = experiment.args, experiment.num_steps
-        window = _Window()
-        held_out: dict[str, float] = {}
-        model.train()
-        hidden = not distributed.is_main()
-        with tqdm(
-            total=last_step, desc="train", unit="step", dynamic_ncols=True, disable=hidden
-        ) as bar:
-            for epoch, x, y in self._batches():
-                self._step(x, y, window)
-                bar.update()
-                step = model.global_step
-                last = step == last_step
-                if last or step % args.train_log_every == 0:
-                    images_per_s = window.length * args.batch_size / window.seconds(bar)
-                    metrics = distributed.average_metrics(self._update.metrics())
-                    metrics |= {"images_per_s": images_per_s}
-                    self._guard(metrics, step)
-                    self._log(metrics, step, "train")
-                    bar.set_postfix_str(_postfix(metrics))
-                    window = _Window(bar)
-                if last or step % args.test_log_every == 0:
-                    held_out = self._held_out(step, epoch, last)
-                    window = _Window(bar)  # testing is no part of the training speed
-                if self.run_folder and (last or step % args.checkpoint_every == 0):
-                    model.checkpoint(
-                        str(self.run_folder.checkpoint_folder), args.keep_checkpoint_max
-                    )
-        if self.run_folder:
-            save_pretrained(model.air, self.run_folder.pretrained_folder)
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        self._progress, odd = restore(self.experiment, self.guard, checkpoint, self.device)
+        self._saved_step = checkpoint.step
+        names, sums, length, _ = self._progress.window
+        self._update.set_state(names, sums, length)
+        if odd and distributed.is_main():
+            _say(f"the run goes on, but not to the same bits: {'; '.join(odd)}.")
+
+    def _make_run(self) -> Run:
+        experiment, args = self.experiment, self.experiment.args
+        run = Run.create(
+            args.output,
+            args.run_name,
+            experiment.run_description,
+            config={"args": vars(args), **self._description()},
+        )
+        self._take_lock(run)
+        return run
+
+    def _take_lock(self, run: Run) -> None:
+        lock = RunLock(run.folder)
+        lock.acquire()
+        self._lock = lock
+
+    def _description(self) -> dict[str, Any]:
+        experiment = self.experiment
+        return {
+            # Not always the one asked for: without the full MNIST another takes its place.
+            "dataset": experiment.dataloaders.splits.name,
+            "air": experiment.model.air.config.to_dict(),
+            "torch_version": str(torch.__version__),
+            "machine": machine(self.device),
+        }
+
+    def _find_checkpoint(self, run: Run) -> Checkpoint | None:
+        """The newest checkpoint, None if the run died before its first."""
+        try:
+            checkpoint = load_checkpoint(run.checkpoint_folder)
+        except FileNotFoundError:
+            _say(f"{run.name} has no checkpoint yet: it starts again from its first step.")
+            return None
+        if checkpoint.training is None:
+            raise ValueError(
+                f"the checkpoint of step {checkpoint.step} holds weights only: there is no "
+                f"optimiser to continue with. It can be evaluated: --load {run.name}."
+            )
+        return checkpoint
+
+    def close(self) -> None:
+        """Close the logs and give back the run's folder; :meth:`run` does it by itself."""
         if self.tb_writer:
             self.tb_writer.close()
-        return held_out
+        if self._lock:
+            self._lock.release()
 
-    def _batches(self) -> Iterator[tuple[int, Tensor, Tensor]]:
-        """Epoch, images and labels, until the last step."""
-        experiment = self.experiment
-        for epoch in itertools.count(1):
-            for x, y in self._update.batches(experiment.dataloaders.train):
+    def run(self) -> dict[str, float]:
+        """Train to the last step, or to a signal; returns the last held-out metrics."""
+        try:
+            with StopSignals() as signals:
+                held_out = self._train(signals)
+            if self.run_folder and self.stopped_by is None:
+                folder = self.run_folder.pretrained_folder
+                save_pretrained(self.experiment.model.air, folder, overwrite=True)
+            return held_out
+        finally:
+            self.close()
+
+    def dry_steps(self, number: int) -> tuple[float, dict[str, float]]:
+        """Take some steps without any log or test; seconds of one, and their mean metrics."""
+        self.experiment.model.train()
+        start = time.monotonic()
+        for x, y in itertools.islice(self._batches(), number):
+            self._step(x, y)
+            self._settle()
+        self._check_guard()
+        metrics = self._update.metrics()  # waits for the device
+        return (time.monotonic() - start) / number, metrics
+
+    def _train(self, signals: StopSignals) -> dict[str, float]:
+        experiment, model, progress = self.experiment, self.experiment.model, self._progress
+        args, last_step = experiment.args, experiment.num_steps
+        self._since = time.monotonic() - progress.window.seconds
+        model.train()
+        with tqdm(
+            total=last_step,
+            initial=model.global_step,
+            desc="train",
+            unit="step",
+            dynamic_ncols=True,
+            disable=not distributed.is_main(),
+        ) as bar:
+            for x, y in self._batches():
+                self._step(x, y)
+                self._settle()
+                bar.update()
+                step = model.global_step
+                last, score = step == last_step, None
+                log = last or step % args.train_log_every == 0
+                if log:
+                    self._log_window(step, bar)
+                if last or step % args.test_log_every == 0:
+                    progress.held_out = self._held_out(step, last)
+                    score = progress.held_out["elbo"]
+                    self._since = time.monotonic()  # testing is no part of the training speed
+                stop = not last and self._is_to_stop(signals, log)
+                if last or stop or step % args.checkpoint_every == 0:
+                    self._save(score)
+                if stop:
+                    self.stopped_by = signals.received or signal.SIGTERM
+                    break
+        return progress.held_out
+
+    def _is_to_stop(self, signals: StopSignals, at_log: bool) -> bool:
+        """Whether a signal came. Several processes ask each other, and only where they meet."""
+        received = float(signals.received is not None)
+        if distributed.world_size() > 1:
+            return at_log and distributed.average_metrics({"stop": received})["stop"] > 0
+        return received > 0
+
+    def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images and labels, until the last step."""
+        experiment, position = self.experiment, self._progress.position
+        loader = experiment.dataloaders.train
+        while experiment.model.global_step < experiment.num_steps:
+            if position.order is None or position.batch == len(loader):
+                position.order = loader.draw_order()
+                position.epoch, position.batch = position.epoch + 1, 0
+            for x, y in self._update.batches(loader, position.order, position.batch):
+                position.batch += 1
+                yield x, y
                 if experiment.model.global_step >= experiment.num_steps:
                     return
-                yield epoch, x, y
 
-    def _step(self, x: Tensor, y: Tensor, window: "_Window") -> None:
+    def _step(self, x: Tensor, y: Tensor) -> None:
+        """One update, or none if the guard forbids it."""
         self._update(x, y)
         self.experiment.model.increment_global_step()
-        window.length += 1
 
-    def _held_out(self, step: int, epoch: int, last: bool) -> dict[str, float]:
-        """Test, log and save pictures."""
-        experiment = self.experiment
+    def _settle(self) -> None:
+        """Look at what the guard found, where that costs nothing."""
+        indices = getattr(self.experiment.dataloaders.train, "current", None)
+        if self.guard.settle(self.experiment.model.global_step, indices):
+            self._check_guard()
+
+    def _log_window(self, step: int, bar: Any) -> None:
+        """Log the training metrics since the last time."""
+        self._check_guard()
+        images = self._update.length * self.experiment.args.batch_size
+        metrics = distributed.average_metrics(self._update.metrics())  # waits for the device
+        now = time.monotonic()
+        if metrics:
+            metrics["images_per_s"] = images / max(now - self._since, 1e-9)
+            self._check_finite(metrics, step)
+            self._log(metrics, step, "train")
+            bar.set_postfix_str(_postfix(metrics))
+        self._since = now
+
+    def _held_out(self, step: int, last: bool) -> dict[str, float]:
+        """Test, log and save pictures, without a change to the training's random stream."""
+        experiment, epoch = self.experiment, self._progress.position.epoch
         experiment.model.eval()
-        metrics = experiment.test_procedure()
-        self._guard(metrics, step)  # the last update may have broken what was fine before it
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(_TEST_SEED)
+            metrics = experiment.test_procedure()
+            self._check_finite(metrics, step)
+            if self.run_folder and (last or step % experiment.args.test_imgs_every == 0):
+                experiment.save_images(str(self.run_folder.image_folder))
         tqdm.write(experiment.test_log_str(metrics, step, epoch))
         self._log(metrics, step, "held_out")
-        if self.run_folder and (last or step % experiment.args.test_imgs_every == 0):
-            experiment.save_images(str(self.run_folder.image_folder))
         experiment.model.train()
         return metrics
+
+    def _save(self, score: float | None) -> None:
+        """Save all that the run is continued from, once a step."""
+        model, run, progress = self.experiment.model, self.run_folder, self._progress
+        step = model.global_step
+        self._check_guard()  # on a GPU the last steps were not looked at yet
+        self._check_weights(step)
+        if run is None or self._saved_step == step:
+            return
+        progress.window = Window(*self._update.state(), time.monotonic() - self._since)
+        state = collect(self.experiment, self.guard, progress, self.device)
+        try:
+            save_checkpoint(
+                run.checkpoint_folder,
+                step,
+                model.state_dict(),
+                state,
+                score=score,
+                keep=self.experiment.args.keep_checkpoint_max,
+            )
+        except OSError as error:
+            raise OSError(
+                f"the checkpoint of step {step} could not be saved: {error}. {self._advice()}"
+            ) from error
+        self._saved_step = step
 
     def _log(self, metrics: dict[str, float], step: int, split: str) -> None:
         if self.run_folder is None or self.tb_writer is None:
@@ -135,26 +334,40 @@ class Trainer(boilr.Trainer):
         for name, value in metrics.items():
             self.tb_writer.add_scalar(f"{split}/{name}", value, step)
 
-    def _guard(self, metrics: dict[str, float], step: int) -> None:
-        """Stop before a broken model is tested and saved over a good one."""
+    def _check_guard(self) -> None:
+        """Say what the guard left out; stop if it was too much."""
+        try:
+            if said := self.guard.check():
+                tqdm.write(f"warning: {said}", file=sys.stderr)
+        except NonFiniteError as error:
+            raise NonFiniteError(f"training broke down at {error} {self._advice()}") from None
+
+    def _check_finite(self, metrics: dict[str, float], step: int) -> None:
+        """Stop before metrics that are not finite are logged, or a model saved that has them."""
         broken = [name for name, value in metrics.items() if not math.isfinite(value)]
         if broken:
-            raise FloatingPointError(
+            raise NonFiniteError(
                 f"training broke down: {', '.join(broken)} not finite in the steps up to {step}. "
-                "Nothing of it was saved. Lower --lr, or give --max-grad-norm."
+                f"{self._advice()}"
             )
 
+    def _check_weights(self, step: int) -> None:
+        """Stop before weights are saved that a finite gradient made overflow."""
+        parameters = list(self.experiment.model.parameters())
+        if not torch.isfinite(get_total_norm(parameters, torch.inf)):
+            raise NonFiniteError(
+                f"training broke down: weights overflew by step {step}. {self._advice()}"
+            )
 
-class _Window:
-    """Counts the steps and the seconds between two logs."""
-
-    def __init__(self, bar: Any = None) -> None:
-        self._start = 0.0 if bar is None else bar.format_dict["elapsed"]
-        self.length = 0
-
-    def seconds(self, bar: Any) -> float:
-        """Time since the window began."""
-        return max(bar.format_dict["elapsed"] - self._start, 1e-9)
+    def _advice(self) -> str:
+        """What is left after a breakdown, and what can be done."""
+        if self.run_folder is None or self._saved_step is None:
+            return "Nothing was saved. Lower --lr, or give --max-grad-norm."
+        return (
+            f"The last good checkpoint is {self.run_folder.checkpoint_folder}/"
+            f"model_{self._saved_step}.pt. Continue from it with --resume {self.run_folder.name}; "
+            "after a breakdown with a lower --lr, or --max-grad-norm, or --on-nan skip:N."
+        )
 
 
 def _postfix(metrics: dict[str, float]) -> str:
@@ -162,3 +375,7 @@ def _postfix(metrics: dict[str, float]) -> str:
         f"ELBO {metrics['elbo']:.1f}, accuracy {metrics['count_accuracy']:.1%}, "
         f"{metrics['images_per_s']:,.0f} images/s"
     )
+
+
+def _say(message: str) -> None:
+    print(f"warning: {message}", file=sys.stderr)

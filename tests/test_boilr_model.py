@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from air import make_estimator
-from experiments import boilr_model
+from experiments import files
 from experiments.boilr_model import AIRModel, checkpoint_steps, read_checkpoint
 from tests.small import CONFIG, small_model
 
@@ -40,7 +40,7 @@ def assert_equal(model, other):
 @pytest.fixture(params=[False, True], ids=["listed upwards", "listed downwards"])
 def listing_order(request, monkeypatch):
     """Folders are listed by name, upwards or downwards: "model_10" comes before "model_9"."""
-    listings = [(Path, "glob"), (Path, "iterdir"), (boilr_model.os, "listdir")]
+    listings = [(Path, "glob"), (Path, "iterdir"), (files.os, "listdir")]
 
     def in_order(real):
         return lambda *args: iter(sorted(real(*args), key=str, reverse=request.param))
@@ -60,7 +60,7 @@ def test_a_checkpoint_brings_back_everything(tmp_path):
     saved = make_model(seed=1, step=12)
     saved.estimator.return_mean.fill_(7.0)
     saved.checkpoint(str(tmp_path))
-    assert names(tmp_path) == ["model_12.pt"]
+    assert names(tmp_path) == ["manifest_12.json", "model_12.pt"]
     model = make_model(seed=2)
     model.load(str(tmp_path))
     assert_equal(model, saved)
@@ -114,10 +114,12 @@ def test_rotation_keeps_the_newest_and_what_is_not_its_own(tmp_path):
         (tmp_path / name).touch()
     for step in (8, 9, 10, 11):
         save(tmp_path, step, max_ckpt=2)
-    assert names(tmp_path) == sorted([*STRANGE, "model_10.pt", "model_11.pt"])
+    assert names(tmp_path) == sorted(
+        [*STRANGE, *(name for n in (10, 11) for name in (f"model_{n}.pt", f"manifest_{n}.json"))]
+    )
 
 
-@pytest.mark.parametrize(("max_ckpt", "kept"), [(None, 4), (-1, 4), (3, 3), (1, 1), (0, 1)])
+@pytest.mark.parametrize(("max_ckpt", "kept"), [(None, 4), (-1, 4), (3, 3), (1, 2), (0, 2)])
 def test_rotation_by_number(max_ckpt, kept, tmp_path):
     for step in (1, 2, 3, 4):
         save(tmp_path, step, max_ckpt=max_ckpt)
@@ -138,7 +140,7 @@ def test_a_failing_save_harms_no_older_checkpoint_and_leaves_no_debris(
             second.write(half) if hasattr(second, "write") else Path(second).write_bytes(half)
         raise error
 
-    owner = torch if place == "save" else boilr_model.os
+    owner = torch if place == "save" else files.os
     monkeypatch.setattr(owner, place, fail)
     for step in (5, 6):  # over one that is there, and a new one
         with pytest.raises(type(error)):

@@ -2,6 +2,7 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from air.checkpoint import from_pretrained, save_pretrained
 from tests.small import small_images, small_model
@@ -77,3 +78,49 @@ def test_a_pickle_is_never_run(saved, tmp_path):
     with pytest.raises(ValueError, match="is damaged"):
         from_pretrained(folder)
     assert not (tmp_path / "canary").exists()
+
+
+def flip(path, at, bit=1):
+    content = bytearray(path.read_bytes())
+    content[at] ^= bit
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "config.json"])
+def test_a_flipped_bit_anywhere_is_no_other_model(saved, file):
+    model, folder = saved
+    good = (folder / file).read_bytes()
+    for at in range(0, len(good), max(1, len(good) // 150)):
+        flip(folder / file, at, 1 << at % 8)
+        try:
+            loaded = from_pretrained(folder)
+        except ValueError:
+            pass
+        else:  # such as a blank in the JSON
+            assert loaded.config == model.config
+            for name, tensor in model.state_dict().items():
+                assert torch.equal(tensor, loaded.state_dict()[name]), name
+        (folder / file).write_bytes(good)
+
+
+def test_a_model_without_a_checksum_is_read(saved):
+    model, folder = saved
+    save_file(dict(model.state_dict()), folder / "model.safetensors")
+    assert from_pretrained(folder).config == model.config
+
+
+@pytest.mark.parametrize("field", ["lstm_size", "z_what_size"])
+def test_absurd_sizes_are_refused_before_anything_is_made(saved, field):
+    _, folder = saved
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {field: 10**9}))
+    with pytest.raises(ValueError, match=r"does not fit|makes no model"):
+        from_pretrained(folder)
+
+
+def test_a_config_of_a_gigabyte_is_not_read(saved):
+    _, folder = saved
+    with open(folder / "config.json", "wb") as file:
+        file.truncate(1 << 30)
+    with pytest.raises(ValueError, match="1073741824 bytes are too many"):
+        from_pretrained(folder)

@@ -134,7 +134,8 @@ def test_faults_of_ours_are_not_hidden(monkeypatch):
         (["--continue-prob", "often"], ["cannot read the schedule 'often'"]),
         (["--lr", "-1"], ["lr must be above 0, got -1.0"]),
         (["--max-steps", "0"], ["max_steps must be at least 1, got 0"]),
-        (["--resume", "x"], ["--resume is not supported"]),
+        (["--resume", "x"], ["output holds no run", "Train one first"]),
+        (["--on-nan", "go on"], ["--on-nan must be stop, or skip:N", "'go on'"]),
         (["--batch-size", "8", "--run-name", "../x"], ["'../x' cannot name a run"]),
         (["--batch-size", "27"], ["batch size 27 is larger than the data set of 26 scenes"]),
         (["--max-objects", "1"], ["Raise --max-objects to 2"]),
@@ -311,10 +312,22 @@ def test_a_missing_step_is_refused(trained, capsys):
     assert_refused(capsys, status, "no checkpoint of step 99. Steps found: 2, 3.")
 
 
-@pytest.mark.parametrize("file", ["config.json", "checkpoints/model_3.pt"])
-def test_a_damaged_run_is_refused(file, trained, tmp_path, capsys):
-    (tmp_path / "output" / "mine" / file).write_bytes(b"damaged")
-    assert_refused(capsys, call("evaluate", *trained), Path(file).name)
+def test_a_damaged_run_is_refused(trained, tmp_path, capsys):
+    (tmp_path / "output" / "mine" / "config.json").write_bytes(b"damaged")
+    assert_refused(capsys, call("evaluate", *trained), "config.json")
+
+
+def test_of_damaged_checkpoints_the_one_before_is_used_and_named(trained, tmp_path, capsys):
+    folder = tmp_path / "output" / "mine" / "checkpoints"
+    (folder / "model_3.pt").write_bytes(b"damaged")
+    assert call("evaluate", *trained, "--samples", 0, "--json") == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["step"] == 2
+    assert "model_3.pt" in err
+    assert "Step 2 is used instead" in err
+    assert_refused(capsys, call("evaluate", *trained, "--step", 3), "model_3.pt")
+    (folder / "model_2.pt").write_bytes(b"damaged")
+    assert_refused(capsys, call("evaluate", *trained), "model_3.pt", "model_2.pt")
 
 
 def test_a_run_whose_config_names_no_data_set_is_refused(trained, tmp_path, capsys):
@@ -352,15 +365,11 @@ def test_help_of_each_command_mentions_each_flag(command, capsys):
     )
     actions = commands.choices[command]._actions
     shown = [action for action in actions if action.help is not argparse.SUPPRESS]
-    assert len(shown) >= len(actions) - 1
-    assert {flag for action in actions for flag in action.option_strings} - {"--resume"} == {
-        flag for action in shown for flag in action.option_strings
-    }
+    assert shown == actions
     for action in shown:
         assert action.help, action.dest
         for flag in action.option_strings:
             assert flag in out
-    assert "--resume" not in out
 
 
 def test_main_py_runs_as_a_script(tmp_path):

@@ -79,7 +79,9 @@ def test_description_names_what_is_run():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"resume": "run"}, r"--resume is not supported"),
+        ({"resume": "run", "dry_run": True}, r"--dry-run saves nothing"),
+        ({"on_nan": "skip"}, r"--on-nan must be stop, or skip:N"),
+        ({"num_samples": 10**9}, r"num_samples must be at most 10000"),
         ({"dataset": "cifar"}, r"unknown data set 'cifar'\. Expected one of: multi-mnist, "),
         ({"estimator": "vimc"}, r"unknown estimator 'vimc'\. Expected one of: .*enumerate, "),
         ({"max_steps": 0}, r"max_steps must be at least 1, got 0"),

@@ -11,7 +11,8 @@ from tqdm import tqdm
 from air import AIR, AIRConfig
 from air.evaluation import evaluate
 from air.types import Evaluation
-from experiments.boilr_model import read_checkpoint
+from experiments.boilr_folder import convert_log, read_run_config
+from experiments.boilr_model import check_shapes, read_checkpoint
 from experiments.datasets import check_max_objects
 from experiments.datasets.sources import check_dataset, folder_name, open_dataset
 from experiments.experiment import add_data_arguments
@@ -91,7 +92,8 @@ def run(args: argparse.Namespace) -> int:
         torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     source = Run.find(args.output, args.load)
-    config = source.read_config()
+    config = read_run_config(source)
+    convert_log(source)
     dataset = args.dataset or config["dataset"]
     check_dataset(dataset)
     use_cuda = torch.cuda.is_available() and not args.no_cuda
@@ -138,15 +140,18 @@ def load_run(run: Run, step: int | None, device: torch.device) -> tuple[int, AIR
         FileNotFoundError: if there is no such checkpoint.
         ValueError: if it cannot be read.
     """
-    step, state = read_checkpoint(run.checkpoint_folder, device, step)
-    air = AIR(AIRConfig.from_dict(run.read_config()["air"])).to(device)
+    step, state = read_checkpoint(run.checkpoint_folder, step=step)
+    config = AIRConfig.from_dict(read_run_config(run)["air"])
     prefix = "air."  # the rest is the estimator's
-    own = {name: tensor for name, tensor in state.items() if name.startswith(prefix)}
-    try:
-        air.load_state_dict({name.removeprefix(prefix): own[name] for name in own})
-    except RuntimeError as error:
-        raise ValueError(f"the checkpoint of step {step} is of another model: {error}") from error
-    return step, air.eval()
+    own = {
+        name.removeprefix(prefix): tensor
+        for name, tensor in state.items()
+        if name.startswith(prefix)
+    }
+    check_shapes(lambda: AIR(config), own, f"the checkpoint of step {step}")
+    air = AIR(config)
+    air.load_state_dict(own)
+    return step, air.to(device).eval()
 
 
 def format_table(report: dict[str, Any], evaluation: Evaluation) -> str:

@@ -1,10 +1,13 @@
 """``train``: train a model on a data set."""
 
 import argparse
+from collections.abc import Sequence
+from typing import Any
 
 from experiments import distributed
 from experiments.ensemble_trainer import EnsembleTrainer
 from experiments.experiment import AIRExperiment
+from experiments.resume import format_changes, resumed_args
 from experiments.trainer import Trainer
 
 DESCRIPTION = """\
@@ -18,8 +21,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     AIRExperiment.add_arguments(parser)
 
 
+def prepare(args: argparse.Namespace, argv: Sequence[str]) -> argparse.Namespace:
+    """The settings of a run that is continued: its own, but for the flags that were given.
+
+    Args:
+        args: all settings, defaults among them.
+        argv: the flags that were given.
+    """
+    if not args.resume:
+        return args
+    given = given_settings(argv)
+    if "run_name" in given or "dry_run" in given:
+        raise ValueError("--resume takes neither --run-name nor --dry-run.")
+    given.pop("output", None)
+    args, changes = resumed_args(args.output, args.resume, **given)
+    print(format_changes(changes))
+    return args
+
+
+def given_settings(argv: Sequence[str]) -> dict[str, Any]:
+    """The settings that a command line names, without the defaults."""
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    add_arguments(parser)
+    for action in parser._actions:
+        action.default = argparse.SUPPRESS
+    return vars(parser.parse_args(argv))
+
+
 def run(args: argparse.Namespace) -> int:
-    """Train; returns the exit status."""
+    """Train; returns the exit status: 143 or 130 after SIGTERM or SIGINT."""
     with distributed.processes(cuda=not args.no_cuda):
         return _train(args) if args.num_seeds == 1 else _train_many(args)
 
@@ -27,6 +57,12 @@ def run(args: argparse.Namespace) -> int:
 def _train(args: argparse.Namespace) -> int:
     trainer = Trainer(AIRExperiment(args))
     metrics = trainer.run()
+    if trainer.stopped_by is not None:
+        step, folder = trainer.experiment.model.global_step, trainer.run_folder
+        print(f"Stopped by {trainer.stopped_by.name} after step {step}.")
+        if folder:
+            print(f"Next: python main.py train --resume {folder.name}")
+        return 128 + trainer.stopped_by
     print(
         f"Held-out count accuracy {metrics['count_accuracy_mode']:.2%} at the posterior's mode, "
         f"{metrics['count_accuracy']:.2%} in one draw; ELBO {metrics['elbo']:.1f} nats."

@@ -7,8 +7,6 @@ else's runs none of their code, and it carries a checksum, so that a damaged one
 import hashlib
 import os
 import secrets
-import zipfile
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +16,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from experiments.files import DamagedFileError
+from experiments.npz import parse_array, read_members
 
 __all__ = [
     "DamagedFileError",
@@ -31,10 +32,6 @@ __all__ = [
 
 _FIELDS = ("images", "num_objects", "classes", "boxes")
 _SPLITS = ("train", "held_out")
-
-
-class DamagedFileError(ValueError):
-    """A file of scenes does not hold what was once written to it."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -231,9 +228,7 @@ def load_splits(path: Path) -> DataSplits:
         OSError: if it cannot be read.
         DamagedFileError: if it is not what was written: cut, altered or something else.
     """
-    # Opened here: numpy leaves the file open when it finds a damaged archive.
-    with open(path, "rb") as raw:
-        arrays, expected = _read_arrays(raw, path)
+    arrays, expected = _read_arrays(path)
     if _checksum(arrays) != expected:
         raise DamagedFileError(f"{path} is damaged: its checksum is not the one it was saved with.")
     try:
@@ -272,25 +267,12 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _read_arrays(raw: BinaryIO, path: Path) -> tuple[dict[str, NDArray[Any]], str]:
+def _read_arrays(path: Path) -> tuple[dict[str, NDArray[Any]], str]:
     """The arrays of a data set, and the checksum that they were saved with."""
-    names = [f"{split}_{field}" for split in _SPLITS for field in (*_FIELDS, "name")]
-    try:
-        with np.load(raw, allow_pickle=False) as file:
-            return {name: file[name] for name in ("name", *names)}, str(file["checksum"])
-    except (
-        AttributeError,  # a lone array, which is no archive and no context manager
-        EOFError,
-        KeyError,
-        MemoryError,
-        NotImplementedError,
-        OSError,
-        TypeError,
-        ValueError,
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as error:
-        raise DamagedFileError(f"{path} is damaged or no file of scenes ({error}).") from error
+    names = ["name", *(f"{split}_{field}" for split in _SPLITS for field in (*_FIELDS, "name"))]
+    members = read_members(path, [*names, "checksum"])
+    arrays = {name: parse_array(members.pop(name), f"{name} in {path}") for name in [*members]}
+    return arrays, str(arrays.pop("checksum"))
 
 
 def _checksum(arrays: dict[str, NDArray[Any]]) -> str:
