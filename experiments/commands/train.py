@@ -31,6 +31,8 @@ def prepare(args: argparse.Namespace, argv: Sequence[str]) -> argparse.Namespace
     if not args.resume:
         return args
     given = given_settings(argv)
+    if given.get("num_seeds", 1) != 1:
+        raise ValueError("--resume cannot be combined with --num-seeds: resume a single run.")
     if "run_name" in given or "dry_run" in given:
         raise ValueError("--resume takes neither --run-name nor --dry-run.")
     given.pop("output", None)
@@ -79,8 +81,6 @@ def _train_many(args: argparse.Namespace) -> int:
     """Train several seeds at once; 1 if one of them failed."""
     if distributed.world_size() > 1:
         raise ValueError("--num-seeds trains in one process: start it without torchrun.")
-    if args.resume:
-        raise ValueError("--resume cannot be combined with --num-seeds: resume a single run.")
     trainer = EnsembleTrainer(AIRExperiment(args))
     seeds = trainer.run()
     print(
