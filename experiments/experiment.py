@@ -27,6 +27,11 @@ _MOST = {"num_samples": 10_000, "loglikelihood_samples": 100_000, "test_batch_si
 """What the size of a checkpoint does not bound, but the memory."""
 
 
+CONTINUE_PROB = "exponential:1e-5:0.01:1500"
+"""Sparse at first: one object costs so much that none is explained by two, a habit that takes
+many thousand steps to unlearn. Then raised to what the data asks for."""
+
+
 class AIRExperiment(boilr.VAEExperimentManager):
     """Trains AIR on a data set of scenes; runs under our trainer and under boilr's own.
 
@@ -76,11 +81,11 @@ class AIRExperiment(boilr.VAEExperimentManager):
             "batch_size": 64,
             "test_batch_size": 500,
             "lr": 1e-3,
-            "max_steps": 20_000,
+            "max_steps": 4_000,
             "seed": 0,
             "train_log_every": 100,
-            "test_log_every": 4_000,
-            "checkpoint_every": 4_000,
+            "test_log_every": 2_000,
+            "checkpoint_every": 2_000,
             "loglikelihood_every": 1_000_000,
             "loglikelihood_samples": 100,
         }
@@ -140,7 +145,7 @@ class AIRExperiment(boilr.VAEExperimentManager):
         model.add_argument(
             "--continue-prob",
             metavar="P",
-            default=str(defaults.continue_prob),
+            default=CONTINUE_PROB,
             help="prior probability of one more object: a number, or a schedule "
             "KIND:START:END:STEPS with KIND linear, exponential or cosine "
             "(default: %(default)s)",
