@@ -30,6 +30,8 @@ def prepare(args: argparse.Namespace, argv: Sequence[str]) -> argparse.Namespace
     """
     if not args.resume:
         return args
+    if args.num_seeds != 1:
+        raise ValueError("--resume cannot be combined with --num-seeds: resume a single run.")
     given = given_settings(argv)
     if "run_name" in given or "dry_run" in given:
         raise ValueError("--resume takes neither --run-name nor --dry-run.")
@@ -79,8 +81,6 @@ def _train_many(args: argparse.Namespace) -> int:
     """Train several seeds at once; 1 if one of them failed."""
     if distributed.world_size() > 1:
         raise ValueError("--num-seeds trains in one process: start it without torchrun.")
-    if args.resume:
-        raise ValueError("--resume cannot be combined with --num-seeds: resume a single run.")
     trainer = EnsembleTrainer(AIRExperiment(args))
     seeds = trainer.run()
     print(
