@@ -9,6 +9,7 @@ starting a process takes seconds, so that all share one start.
 import json
 import math
 import os
+import signal
 import sys
 import time
 from datetime import timedelta
@@ -23,6 +24,7 @@ from experiments import distributed
 from experiments.datasets.sharded_scenes import open_shards
 from experiments.experiment import AIRExperiment
 from experiments.loaders import SceneLoader
+from experiments.resume import resumed_args
 from experiments.shard_loader import ShardLoader
 from experiments.trainer import Trainer
 from tests.conftest import make_scenes
@@ -163,6 +165,7 @@ def seen_together(folder, alone):
             file.write_text("")
 
     seen |= train(folder)
+    seen |= stop_and_resume(folder)
     return seen
 
 
@@ -189,6 +192,46 @@ def train(folder):
         "held_out": held_out,
         "same_after_training": same_on_both(digest(trainer.experiment.model)),
         "same_noise_after_training": same_on_both(torch.rand(3).tolist()),
+    }
+
+
+def stop_and_resume(folder):
+    """A run whose second process gets a signal in its first step, continued to its end."""
+    args = AIRExperiment.default_args(
+        dataset=f"shards:{folder / 'shards'}",
+        output=str(folder / "shared"),
+        run_name="run",
+        threads=1,
+        no_cuda=True,
+        batch_size=4,
+        z_what_size=5,
+        max_steps=6,
+        train_log_every=2,
+        test_log_every=4,
+        checkpoint_every=4,
+    )
+    trainer = Trainer(AIRExperiment(args))
+    if distributed.rank() == 1:
+        step = trainer._step
+
+        def step_and_signal(x, y):
+            step(x, y)
+            signal.raise_signal(signal.SIGTERM)
+            trainer._step = step
+
+        trainer._step = step_and_signal
+    trainer.run()
+    stopped = [trainer.stopped_by, trainer.experiment.model.global_step]
+    distributed.average_metrics({"saved": 1.0})  # process 0 has saved by now
+    settings, _ = resumed_args(args.output, "run")
+    rest = Trainer(AIRExperiment(settings))
+    began = rest.experiment.model.global_step
+    rest.run()
+    return {
+        "stopped": stopped,
+        "began": began,
+        "ended": rest.experiment.model.global_step,
+        "same_after_resuming": same_on_both(digest(rest.experiment.model)),
     }
 
 

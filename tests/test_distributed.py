@@ -106,6 +106,14 @@ def test_weights_and_statistics_start_and_stay_the_same_to_the_bit(seen):
         assert record["same_after_training"]
 
 
+def test_a_signal_to_one_stops_both_at_the_next_log_and_they_go_on_together(seen):
+    for record in seen:
+        assert record["stopped"] == [15, 2]
+        assert record["began"] == 2
+        assert record["ended"] == 6
+        assert record["same_after_resuming"]
+
+
 def test_each_process_draws_noise_of_its_own(seen):
     first, second = (record["noise"] for record in seen)
     torch.manual_seed(5)

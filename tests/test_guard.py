@@ -3,7 +3,9 @@
 import math
 import os
 import re
+from itertools import chain
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +14,9 @@ from experiments import resume as resuming
 from experiments.experiment import AIRExperiment
 from experiments.guard import NonFiniteError, NonFiniteGuard, parse_on_nan
 from experiments.resume import resumed_args
+from experiments.step import CudaGraphStep, EagerStep
 from experiments.trainer import Trainer
+from tests.recorder import record
 from tests.runs import assert_same_tensors, metrics, use_tiny_models
 
 CPU = torch.device("cpu")
@@ -229,3 +233,37 @@ def test_the_message_names_a_checkpoint_that_exists(start):
         trainer.run()
     path = re.search(r"checkpoint is (\S+\.pt)\.", str(caught.value))[1]
     assert Path(path).is_file()
+
+
+def test_a_recorded_step_leaves_out_what_an_eager_one_does(make_args):
+    trained = []
+    for kind in ("eager", "recorded"):
+        torch.manual_seed(0)
+        experiment = AIRExperiment(make_args(estimator="reinforce", max_steps=8))
+        experiment.setup(CPU)
+        gain, forward_pass = torch.ones(()), experiment.forward_pass
+
+        def scaled(x, y, forward_pass=forward_pass, gain=gain):
+            results = forward_pass(x, y)
+            return results | {"loss": results["loss"] * gain}
+
+        experiment.forward_pass = scaled
+        buffers = experiment.model.estimator.buffers()
+        guard = OnDevice(experiment.optimizer, buffers, max_skips=9, device=CPU)
+        warm_up = 2 if kind == "recorded" else 100
+        step = CudaGraphStep(EagerStep(experiment, guard), warm_up=warm_up, record=record)
+        order = torch.arange(26)
+        loader = experiment.dataloaders.train
+        for x, y in chain(step.batches(loader, order), step.batches(loader, order, 1)):
+            number = experiment.model.global_step + 1
+            gain.fill_(math.nan if number in (2, 4) else 1.0)
+            step(x, y)
+            experiment.model.increment_global_step()
+            guard.settle(number, loader.current)
+        assert step.recorded == (kind == "recorded")
+        said = guard.check()
+        assert "step 2: the loss is nan" in said
+        assert guard.skipped == 2
+        trained.append((everything(SimpleNamespace(experiment=experiment)), step.metrics()))
+    assert_same_tensors(trained[0][0], trained[1][0])
+    assert trained[0][1] == trained[1][1]

@@ -88,6 +88,27 @@ def test_order_differs_each_epoch_and_follows_the_seed():
     assert positions(batches) != first
 
 
+def test_a_pass_can_be_entered_anywhere_in_a_given_order():
+    batches = loader(10, shuffle=True)
+    order = batches.draw_order()
+    whole = positions(batches.batches(order))
+    assert whole == [order[:4].tolist(), order[4:8].tolist()]
+    for start in range(3):
+        assert positions(batches.batches(order, start)) == whole[start:]
+        into = batches.into(*batches.buffers(), order, start)
+        assert [images[:, 0, 0, 0].tolist() for images, _ in into] == whole[start:]
+    for _ in batches.batches(order, 1):
+        assert torch.equal(batches.current, order[4:8])
+
+
+def test_an_order_is_checked():
+    batches = loader(10, shuffle=True)
+    batches.check_order(batches.draw_order())
+    for order in (torch.zeros(10).long(), torch.arange(9), torch.arange(1, 11)):
+        with pytest.raises(ValueError, match="no order of 10 scenes"):
+            batches.check_order(order)
+
+
 def test_a_training_batch_larger_than_the_data_is_an_error():
     with pytest.raises(ValueError, match=r"batch size 11 is larger than the data set of 10 scenes"):
         loader(10, batch_size=11, shuffle=True)

@@ -165,6 +165,28 @@ def test_only_the_window_is_in_memory(folder, monkeypatch):
     assert sum(number for field, number in held if field == "images") <= 2 * 3
 
 
+@pytest.mark.parametrize("window_bytes", [1, 6 * 288, 1 << 20])
+def test_a_pass_can_be_entered_anywhere(folder, window_bytes):
+    batches = loader(folder, window_bytes=window_bytes, block_size=3)
+    order = batches.draw_order()
+    whole = list(batches.batches(order))
+    assert len(whole) == 5
+    for start in range(6):
+        rest = list(batches.batches(order, start))
+        assert len(rest) == 5 - start
+        for (images, num_objects), expected in zip(rest, whole[start:], strict=True):
+            assert torch.equal(images, expected[0])
+            assert torch.equal(num_objects, expected[1])
+
+
+def test_a_seed_is_checked(folder):
+    batches = loader(folder)
+    batches.check_order(batches.draw_order())
+    for order in (torch.zeros(2, dtype=torch.int64), torch.zeros(1)):
+        with pytest.raises(ValueError, match="no seed"):
+            batches.check_order(order)
+
+
 @pytest.mark.parametrize("batch_size", [0, 24])
 def test_a_batch_of_nothing_or_too_much_is_an_error(folder, batch_size):
     with pytest.raises(ValueError, match="batch size"):
