@@ -14,10 +14,13 @@ from tqdm import tqdm
 
 from air.checkpoint import save_pretrained
 from experiments.boilr_model import AIRModel
+from experiments.determinism import make_deterministic
 from experiments.ensemble import StackedLoader, StackedStep
 from experiments.experiment import AIRExperiment
 from experiments.runs import Run
+from experiments.state import machine
 from experiments.step import make_step
+from experiments.trainer import TEST_SEED
 
 
 @dataclass(kw_only=True, eq=False)
@@ -52,7 +55,8 @@ class EnsembleTrainer:
 
     Each seed starts as a single run with that seed does and meets the data in the order that
     such a run would begin with. A seed whose metrics are no longer finite is reported and left
-    behind; the others go on.
+    behind; the others go on. Unlike a single run's, these checkpoints hold the weights only:
+    such a run can be evaluated and not continued.
 
     Args:
         experiment: what to train; not set up yet.
@@ -68,6 +72,8 @@ class EnsembleTrainer:
         if not args.dry_run:
             for seed in self.seeds:
                 Run.check_free(args.output, seed.args.run_name, _describe(seed.args))
+        if args.deterministic:
+            make_deterministic()
         if args.threads:
             torch.set_num_threads(args.threads)
         use_cuda = torch.cuda.is_available() and not args.no_cuda
@@ -148,6 +154,7 @@ class EnsembleTrainer:
             dataset=experiment.dataloaders.splits.name,
             air=experiment.model.air.config.to_dict(),
             torch_version=str(torch.__version__),
+            machine=machine(self.device),
         )
         seed.folder, seed.tb_writer = run, SummaryWriter(str(run.tensorboard_folder))
         print(f"Seed {seed.seed}: run {run.name} in {run.folder}")
@@ -176,10 +183,13 @@ class EnsembleTrainer:
         """Test, log and save each seed that is still sound."""
         experiment, model = self.experiment, self.experiment.model
         args = experiment.args
+        devices = [self.device] if self.device.type == "cuda" else []
         model.eval()
         for seed in self._alive():
             self.stack.select(seed.index)
-            metrics = experiment.test_procedure()
+            with torch.random.fork_rng(devices=devices):
+                torch.manual_seed(TEST_SEED)
+                metrics = experiment.test_procedure()
             if not self._is_finite(seed, metrics, step):
                 continue
             seed.held_out = metrics

@@ -34,9 +34,10 @@ from experiments.progress import Progress, Window, collect, restore
 from experiments.resume import changed_settings, check_weights, read_settings
 from experiments.runs import Run
 from experiments.signals import StopSignals
+from experiments.state import machine
 from experiments.step import EagerStep, make_step
 
-_TEST_SEED = 0x5EED
+TEST_SEED = 0x5EED
 """Held-out tests draw from a stream of their own: how often one tests changes no run."""
 
 
@@ -159,6 +160,7 @@ class Trainer(boilr.Trainer):
             "dataset": experiment.dataloaders.splits.name,
             "air": experiment.model.air.config.to_dict(),
             "torch_version": str(torch.__version__),
+            "machine": machine(self.device),
         }
 
     def _find_checkpoint(self, run: Run) -> Checkpoint | None:
@@ -290,7 +292,7 @@ class Trainer(boilr.Trainer):
         experiment.model.eval()
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(_TEST_SEED)
+            torch.manual_seed(TEST_SEED)
             metrics = experiment.test_procedure()
             self._check_finite(metrics, step)
             if self.run_folder and (last or step % experiment.args.test_imgs_every == 0):

@@ -30,9 +30,9 @@ def prepare(args: argparse.Namespace, argv: Sequence[str]) -> argparse.Namespace
     """
     if not args.resume:
         return args
-    if args.num_seeds != 1:
-        raise ValueError("--resume cannot be combined with --num-seeds: resume a single run.")
     given = given_settings(argv)
+    if given.get("num_seeds", 1) != 1:
+        raise ValueError("--resume cannot be combined with --num-seeds: resume a single run.")
     if "run_name" in given or "dry_run" in given:
         raise ValueError("--resume takes neither --run-name nor --dry-run.")
     given.pop("output", None)
