@@ -34,6 +34,7 @@ from experiments.progress import Progress, Window, collect, restore
 from experiments.resume import changed_settings, check_weights, read_settings
 from experiments.runs import Run
 from experiments.signals import StopSignals
+from experiments.state import machine
 from experiments.step import EagerStep, make_step
 
 TEST_SEED = 0x5EED
@@ -159,6 +160,7 @@ class Trainer(boilr.Trainer):
             "dataset": experiment.dataloaders.splits.name,
             "air": experiment.model.air.config.to_dict(),
             "torch_version": str(torch.__version__),
+            "machine": machine(self.device),
         }
 
     def _find_checkpoint(self, run: Run) -> Checkpoint | None:

@@ -54,7 +54,7 @@ def test_default_settings_are_those_of_an_empty_command_line():
     AIRExperiment.add_arguments(parser)
     args = AIRExperiment.default_args()
     assert args == parser.parse_args([])
-    assert (args.dataset, args.estimator, args.max_steps) == ("multi-mnist", "enumerate", 4_000)
+    assert (args.dataset, args.estimator, args.max_steps) == ("multi-mnist", "enumerate", 3_000)
     assert AIRExperiment(args).args.test_imgs_every == args.test_log_every
 
 

@@ -30,8 +30,6 @@ def prepare(args: argparse.Namespace, argv: Sequence[str]) -> argparse.Namespace
     """
     if not args.resume:
         return args
-    if args.num_seeds != 1:
-        raise ValueError("--resume cannot be combined with --num-seeds: resume a single run.")
     given = given_settings(argv)
     if given.get("num_seeds", 1) != 1:
         raise ValueError("--resume cannot be combined with --num-seeds: resume a single run.")
