@@ -245,14 +245,8 @@ def test_every_seed_has_a_folder_like_a_single_run(make_trainer, make_args, tmp_
 
     def layout(run):
         paths = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
-<<<<<<< HEAD
         # Only a single run can be continued.
         return {path.split(".out.tfevents")[0] for path in paths if "training_" not in path}
-=======
-        # What a run is continued from is kept by single runs only.
-        paths = {path for path in paths if not path.startswith("checkpoints/training_")}
-        return {path.split(".out.tfevents")[0] for path in paths}
->>>>>>> durable
 
     def lines(run):
         return [json.loads(line) for line in run.metrics_path.read_text().splitlines()]
