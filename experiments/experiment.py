@@ -86,7 +86,7 @@ class AIRExperiment(boilr.VAEExperimentManager):
             "train_log_every": 100,
             "test_log_every": 1_500,
             "checkpoint_every": 1_500,
-            "loglikelihood_every": 1_000_000,
+            "loglikelihood_every": 6_000_000,
             "loglikelihood_samples": 100,
         }
 
