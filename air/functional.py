@@ -6,6 +6,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 __all__ = ["linear", "lstm_gates", "product_dtype"]
 
@@ -124,6 +125,7 @@ class _OneDNNLinear(torch.autograd.Function):
         return out.view(*input.shape[:-1], -1)
 
     @staticmethod
+    @once_differentiable  # its own derivative would be wrong: better an error
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         rows, weight, out = ctx.saved_tensors
         needs_input, needs_weight, needs_bias, *_ = ctx.needs_input_grad
@@ -165,6 +167,7 @@ class _LSTMGates(torch.autograd.Function):
         ctx.save_for_backward(inputs[1], *output[2:])
 
     @staticmethod
+    @once_differentiable  # its own derivative would be wrong: better an error
     def backward(
         ctx: Any, grad_hidden: Tensor | None, grad_cell: Tensor | None, *_: None
     ) -> tuple[Tensor | None, Tensor | None]:

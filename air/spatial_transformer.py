@@ -18,6 +18,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from air.functional import product_dtype
 
@@ -150,6 +151,7 @@ class _Resample(torch.autograd.Function):
         ctx.save_for_backward(images, pose, *output[1:])
 
     @staticmethod
+    @once_differentiable  # its own derivative would be wrong: better an error
     def backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
         if grad is None:  # the samples were not used
             return None, None, None, None

@@ -238,7 +238,8 @@ class EnsembleTrainer:
 def _seed_run(args: argparse.Namespace, index: int) -> SeedRun:
     seed = args.seed + index
     name = None if args.run_name is None else f"{args.run_name}-seed{seed}"
-    own = argparse.Namespace(**(vars(args) | {"seed": seed, "run_name": name}))
+    changes = {"seed": seed, "run_name": name, "num_seeds": 1}
+    own = argparse.Namespace(**(vars(args) | changes))
     return SeedRun(seed=seed, index=index, args=own)
 
 

@@ -237,14 +237,14 @@ class AIRExperiment(boilr.VAEExperimentManager):
         for name, most in _MOST.items():
             if getattr(args, name) > most:
                 raise ValueError(f"{name} must be at most {most}, got {getattr(args, name)}.")
+        if args.num_seeds > 1:
+            _check_together(args)
         check_dataset(args.dataset)
         if args.estimator not in ESTIMATORS:
             raise ValueError(
                 f"unknown estimator {args.estimator!r}. "
                 f"Expected one of: {', '.join(sorted(ESTIMATORS))}."
             )
-        if args.compile and args.num_seeds > 1:
-            raise ValueError("--compile does not work with --num-seeds. Leave one of them out.")
         if args.precision not in PRECISIONS:
             raise ValueError(
                 f"unknown precision {args.precision!r}. Expected one of: {', '.join(PRECISIONS)}."
@@ -408,6 +408,18 @@ def add_data_arguments(parser: argparse._ActionsContainer) -> None:
         metavar="DIR",
         help="where the full MNIST lies, in torchvision's layout or plain IDX",
     )
+
+
+def _check_together(args: argparse.Namespace) -> None:
+    """Refuse what does not work for seeds that train together, before it is silently left out."""
+    for flag, given in (
+        ("--compile", args.compile),
+        ("--resume", args.resume),
+        ("--on-nan skip:N", args.on_nan != "stop"),
+        ("a data set of shards", args.dataset.startswith("shards:")),
+    ):
+        if given:
+            raise ValueError(f"{flag} does not work with --num-seeds. Leave one of them out.")
 
 
 def make_config(args: argparse.Namespace, data_shape: tuple[int, ...], num_steps: int) -> AIRConfig:

@@ -65,6 +65,8 @@ def make_objective(
     """
     if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+    elif precision == "tf32":
+        warnings.warn("--precision tf32 changes nothing on a CPU.", stacklevel=2)
     function: ObjectiveFunction = objective
     if precision == "bf16":
         function = _in_bfloat16(function, device)
@@ -80,13 +82,14 @@ def _in_bfloat16(function: ObjectiveFunction, device: torch.device) -> Objective
 
 
 class _Compiled:
-    """A compiled function that falls back to the plain one, and says so."""
+    """A compiled function that falls back to the plain one if its first call fails."""
 
     def __init__(self, function: ObjectiveFunction) -> None:
         self._plain = function
         # The same random numbers as without the compiler: a run can be compared.
         options: dict[str, Any] = {"fallback_random": True}
         self._compiled: Any = torch.compile(function, dynamic=False, options=options)
+        self._works = False
 
     def __call__(
         self,
@@ -98,17 +101,34 @@ class _Compiled:
     ) -> dict[str, Tensor]:
         # A number would be a constant to the compiler, and each new one a reason to start anew.
         prob = torch.as_tensor(continue_prob, dtype=torch.float32, device=images.device)
-        if self._compiled is not None:
-            state = torch.get_rng_state()
-            try:
-                return self._compiled(air, estimator, images, labels, prob)
-            except Exception as error:
-                self._compiled = None
-                torch.set_rng_state(state)
-                reason = str(error).strip().splitlines()[0] if str(error).strip() else "no reason"
-                warnings.warn(
-                    f"--compile does not work here ({type(error).__name__}: {reason}); "
-                    "going on without it.",
-                    stacklevel=2,
-                )
-        return self._plain(air, estimator, images, labels, prob)
+        if self._compiled is None:
+            return self._plain(air, estimator, images, labels, prob)
+        if not self._works:
+            return self._first(air, estimator, images, labels, prob)
+        return self._compiled(air, estimator, images, labels, prob)
+
+    def _first(self, air: AIR, estimator: Estimator, *args: Any) -> dict[str, Tensor]:
+        """Compile; where that fails, undo what the attempt drew and moved."""
+        devices = [args[0].device] if args[0].is_cuda else []
+        start = [torch.get_rng_state(), *map(torch.cuda.get_rng_state, devices)]
+        statistics = [buffer.clone() for buffer in estimator.buffers()]
+        try:
+            results = self._compiled(air, estimator, *args)
+            self._works = True
+            return results
+        except Exception as error:
+            if torch.distributed.is_initialized():
+                raise  # the other processes may have compiled it
+            self._compiled = None
+            reason = (str(error).strip() or "no reason").splitlines()[0]
+            warnings.warn(
+                f"--compile does not work here ({type(error).__name__}: {reason}); "
+                "going on without it.",
+                stacklevel=3,
+            )
+        torch.set_rng_state(start[0])
+        for device, state in zip(devices, start[1:], strict=True):
+            torch.cuda.set_rng_state(state, device)
+        for buffer, before in zip(estimator.buffers(), statistics, strict=True):
+            buffer.copy_(before)
+        return self._plain(air, estimator, *args)

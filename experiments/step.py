@@ -296,6 +296,9 @@ def make_step(
     step = EagerStep(experiment) if step is None else step
     # A graph would have to record the exchange of gradients between processes, too.
     alone = distributed.world_size() == 1
-    if experiment.args.cuda_graph and experiment.device.type == "cuda" and alone:
+    wanted = experiment.args.cuda_graph and experiment.device.type == "cuda"
+    if wanted and not alone and distributed.is_main():
+        print("steps of several processes stay eager: no CUDA graph", file=sys.stderr)
+    if wanted and alone:
         return CudaGraphStep(step)
     return step

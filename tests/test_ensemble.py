@@ -355,7 +355,10 @@ def test_num_seeds_from_the_command_line(flags, tmp_path, capsys):
     ("more", "message"),
     [
         (["--num-seeds", "0"], "num_seeds must be at least 1, got 0"),
-        (["--num-seeds", "2", "--resume", "x"], "resume"),
+        (["--num-seeds", "2", "--resume", "x"], "--resume does not work with --num-seeds"),
+        (["--num-seeds", "2", "--compile"], "--compile does not work with --num-seeds"),
+        (["--num-seeds", "2", "--on-nan", "skip:3"], "--on-nan skip:N does not work with --num"),
+        (["--num-seeds", "2", "--dataset", "shards:x"], "a data set of shards does not work"),
     ],
 )
 def test_what_cannot_be_is_an_error(more, message, flags, capsys):

@@ -182,7 +182,7 @@ def test_loss_is_minus_the_elbo_of_the_model(make_experiment):
 
 
 def test_loss_with_a_baseline_is_minus_the_bound_plus_the_baselines_own(make_experiment):
-    experiment = make_experiment(estimator="reinforce")
+    experiment = make_experiment(estimator="reinforce", continue_prob="0.01")
     images, num_objects = first_batch(experiment)
     train_one_step(experiment)
     model = experiment.model.eval()  # the running statistics stay

@@ -70,3 +70,15 @@ def test_linear_does_not_hide_nan(relu):
     weight = torch.randn(70, 120)
     weight[3, 5] = float("nan")
     assert linear(torch.randn(8, 120), weight, relu=relu)[:, 3].isnan().all()
+
+
+def test_second_derivatives_are_refused():
+    gates = torch.randn(3, 20, requires_grad=True)
+    weight = torch.randn(70, 120, requires_grad=True)
+    for out, variable in (
+        (lstm_gates(gates, None)[0], gates),
+        (linear(torch.randn(8, 120), weight, relu=True), weight),
+    ):
+        (grad,) = torch.autograd.grad(out.square().sum(), variable, create_graph=True)
+        with pytest.raises(RuntimeError, match="once_differentiable"):
+            grad.sum().backward()

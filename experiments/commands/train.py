@@ -32,7 +32,7 @@ def prepare(args: argparse.Namespace, argv: Sequence[str]) -> argparse.Namespace
         return args
     given = given_settings(argv)
     if given.get("num_seeds", 1) != 1:
-        raise ValueError("--resume cannot be combined with --num-seeds: resume a single run.")
+        raise ValueError("--resume does not work with --num-seeds. Leave one of them out.")
     if "run_name" in given or "dry_run" in given:
         raise ValueError("--resume takes neither --run-name nor --dry-run.")
     given.pop("output", None)
