@@ -22,7 +22,8 @@ class NonFiniteGuard:
     Nothing is read from a GPU to do so: a flag stays there, and the fused optimiser leaves
     weights and moments as they are where it is raised. On a CPU the flag is read at every step.
 
-    Not finite is also a gradient whose norm overflows: its square would stay in Adam's moments.
+    A finite gradient whose square overflows is seen on a GPU at once, and elsewhere by
+    :meth:`check_state`.
 
     Args:
         optimizer: a fused one. The guard is part of it from now on.
@@ -53,6 +54,7 @@ class NonFiniteGuard:
         """Of the step in work."""
         # The optimiser's own way to leave out a step, meant for scaled gradients.
         optimizer.found_inf = self.found  # type: ignore[attr-defined]
+        self._optimizer = optimizer
         self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self._buffers = list(buffers)
         self._kept: list[Tensor] = []
@@ -75,14 +77,29 @@ class NonFiniteGuard:
             total = get_total_norm(gradients)
             if max_norm is not None:
                 clip_grads_with_norm_(self._parameters, max_norm, total)
-        else:  # on a CPU this is half the work
-            flat = (gradient.view(-1) for gradient in gradients)
-            total = torch.stack([gradient.dot(gradient) for gradient in flat]).sum()
+            parts = [total]
+        else:  # on a CPU this is half the work, and a sum is finite only if all its parts are
+            parts = [gradient.sum() for gradient in gradients]
         self.loss.copy_(loss.detach())
-        self.found.copy_(~torch.isfinite(total + self.loss))
+        torch.logical_not(torch.isfinite(torch.stack([*parts, self.loss]).sum()), out=self.found)
         distributed.any_rank(self.found)  # all leave out the same steps
         for buffer, kept in zip(self._buffers, self._kept, strict=True):
             buffer.copy_(torch.where(self.found.bool(), kept, buffer))
+
+    def check_state(self) -> str | None:
+        """Look at weights and moments themselves, before they are saved; waits for the device.
+
+        Raises:
+            NonFiniteError: if a finite gradient made one of them overflow.
+        """
+        state = self._optimizer.state
+        moments = [value for p in self._parameters for value in state.get(p, {}).values()]
+        tensors = [tensor.detach() for tensor in (*self._parameters, *moments)]
+        if not torch.isfinite(get_total_norm(tensors, torch.inf)):
+            raise NonFiniteError(
+                "some step: a finite gradient made the weights or moments overflow."
+            )
+        return None
 
     def settle(self, step: int, indices: Tensor | None) -> bool:
         """Take note of the flag after a step. Reads it on a CPU only.

@@ -5,7 +5,7 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ import boilr
 import torch
 from boilr.utils import set_rnd_seed
 from torch import Tensor
-from torch.nn.utils import get_total_norm
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
@@ -307,7 +306,7 @@ class Trainer(boilr.Trainer):
         model, run, progress = self.experiment.model, self.run_folder, self._progress
         step = model.global_step
         self._check_guard()  # on a GPU the last steps were not looked at yet
-        self._check_weights(step)
+        self._check_guard(self.guard.check_state)
         if run is None or self._saved_step == step:
             return
         progress.window = Window(*self._update.state(), time.monotonic() - self._since)
@@ -334,10 +333,10 @@ class Trainer(boilr.Trainer):
         for name, value in metrics.items():
             self.tb_writer.add_scalar(f"{split}/{name}", value, step)
 
-    def _check_guard(self) -> None:
+    def _check_guard(self, check: Callable[[], str | None] | None = None) -> None:
         """Say what the guard left out; stop if it was too much."""
         try:
-            if said := self.guard.check():
+            if said := (check or self.guard.check)():
                 tqdm.write(f"warning: {said}", file=sys.stderr)
         except NonFiniteError as error:
             raise NonFiniteError(f"training broke down at {error} {self._advice()}") from None
@@ -349,14 +348,6 @@ class Trainer(boilr.Trainer):
             raise NonFiniteError(
                 f"training broke down: {', '.join(broken)} not finite in the steps up to {step}. "
                 f"{self._advice()}"
-            )
-
-    def _check_weights(self, step: int) -> None:
-        """Stop before weights are saved that a finite gradient made overflow."""
-        parameters = list(self.experiment.model.parameters())
-        if not torch.isfinite(get_total_norm(parameters, torch.inf)):
-            raise NonFiniteError(
-                f"training broke down: weights overflew by step {step}. {self._advice()}"
             )
 
     def _advice(self) -> str:
