@@ -78,6 +78,20 @@ def test_a_boilr_run_of_another_program_is_refused(settings, tmp_path):
         read_run_config(run)
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [{"max_steps": float("inf")}, {"max_steps": float("nan")}, {"z_what_size": float("inf")}],
+    ids=str,
+)
+def test_a_boilr_run_of_endless_numbers_is_refused(settings, tmp_path):
+    run = Run(tmp_path)
+    run.checkpoint_folder.mkdir()
+    plain = {"dataset": "multi-mnist", "estimator": "vimco", "max_steps": 5}
+    run.boilr_config_path.write_bytes(pickle.dumps(argparse.Namespace(**(plain | settings))))
+    with pytest.raises(DamagedFileError, match="describes no model"):
+        read_run_config(run)
+
+
 @pytest.mark.parametrize("value", [{}, argparse.Namespace(a=[1]), argparse.Namespace(a={}), 3])
 def test_settings_are_plain_values(value, tmp_path):
     (tmp_path / "config.pkl").write_bytes(pickle.dumps(value))
