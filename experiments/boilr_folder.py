@@ -40,7 +40,7 @@ def read_run_config(run: Run) -> dict[str, Any]:
     try:
         # A stranger's settings can be of any type.
         config = make_config(args, (spec.channels, *spec.canvas_size), int(args.max_steps))
-    except (AttributeError, TypeError, ValueError) as error:
+    except (AttributeError, OverflowError, TypeError, ValueError) as error:
         raise DamagedFileError(f"{path} describes no model: {error}") from error
     return {"args": vars(args), "air": config.to_dict(), "dataset": args.dataset}
 

@@ -386,7 +386,7 @@ def _rotate(folder: Path, newest: int, keep: int) -> None:
         key=lambda step: (scores[step], step),
         default=None,
     )
-    for step in steps[: len(steps) + 1 - keep]:
+    for step in steps[: max(0, len(steps) + 1 - keep)]:
         if step != best:
             _remove(folder, step)
 

@@ -16,6 +16,7 @@ from experiments.safe_pickle import Array, read_pickle
 
 __all__ = ["parse_array", "parse_objects", "read_members"]
 
+_COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _MAX_RATIO = 250
 _FREE_BYTES = 64 << 20
 """A file may unpack to this in any case, and else to 250 times its size. Scenes of sparse digits
@@ -39,6 +40,9 @@ def read_members(path: Path, names: list[str]) -> dict[str, bytearray]:
             found = sorted(member.filename for member in members)
             if found != sorted(f"{name}.npy" for name in names):
                 raise DamagedFileError(f"it holds {', '.join(found)[:200] or 'nothing'}")
+            # zipfile unpacks the others' input whole, however little of it is asked for.
+            if any(member.compress_type not in _COMPRESSIONS for member in members):
+                raise DamagedFileError("a member is compressed as numpy never does")
             size = path.stat().st_size
             declared = sum(member.file_size for member in members)
             if declared > max(_FREE_BYTES, _MAX_RATIO * size):

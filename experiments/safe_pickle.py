@@ -85,8 +85,11 @@ class _DType:
     __slots__ = ("code", "order")
 
     def __init__(self, code: Any, *_: Any) -> None:
-        if not isinstance(code, str) or not _DTYPE.fullmatch(code):
-            raise DamagedFileError(f"{code!r} is no type of plain numbers or text")
+        if type(code) is not str:
+            # Nor is it printed: tuples of one tuple twice, and so on, are long to print.
+            raise DamagedFileError(f"a {type(code).__name__} names a type")
+        if not _DTYPE.fullmatch(code):
+            raise DamagedFileError(f"{code[:100]!r} is no type of plain numbers or text")
         self.code, self.order = code, "="
 
     def build(self, state: Any) -> None:
@@ -268,6 +271,9 @@ class _Reader:
         self.push_global(*self.pop(2))
 
     def push_global(self, module: Any, name: Any) -> None:
+        # Tuples of one tuple twice, and so on, would be hashed and printed without end.
+        if type(module) is not str or type(name) is not str:
+            raise DamagedFileError("it asks for a name that is no text")
         for table in (_RECORDS, _CALLS, _NAMES):
             if (module, name) in table:
                 self.stack.append(_Global(module, name))
@@ -335,5 +341,5 @@ def _is_shape(shape: Any) -> bool:
     return (
         type(shape) is tuple
         and len(shape) <= 8
-        and all(type(length) is int and length >= 0 for length in shape)
+        and all(type(length) is int and 0 <= length < 1 << 63 for length in shape)
     )

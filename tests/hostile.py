@@ -241,6 +241,19 @@ def pickles():
             b"\x8c\x02u1\x89\x88\x87R\x89C\x01xtb."
         ),
     )
+    tree = b"N" + b"q\x00h\x00\x86" * 60  # a tuple of one tuple twice, and so on
+    yield "tree as a name", b"\x80\x04" + tree + b"h\x00\x93."
+    yield "tree as a module", b"\x80\x04" + tree + b"\x8c\x05dtype\x93."
+    yield "tree as a type", b"\x80\x04cnumpy\ndtype\n" + tree + b"\x85R."
+    yield (
+        "array of objects of 0 times 2^63",
+        (
+            b"\x80\x04\x8c\x16numpy._core.multiarray\x8c\x0c_reconstruct\x93"
+            b"\x8c\x05numpy\x8c\x07ndarray\x93K\x00\x85C\x01b\x87R"
+            b"(K\x01K\x00\x8a\x09\x00\x00\x00\x00\x00\x00\x00\x80\x00\x86"
+            b"\x8c\x05numpy\x8c\x05dtype\x93\x8c\x02O8\x89\x88\x87R\x89]tb."
+        ),
+    )
     yield "bytes of 2^40", b"\x80\x04\x8e" + struct.pack("<Q", 1 << 40) + b"x."
     yield "text of 2^40", b"\x80\x04\x8d" + struct.pack("<Q", 1 << 40) + b"x."
     yield "number of 2^31", b"\x80\x02\x8b" + struct.pack("<i", (1 << 31) - 1) + b"x."

@@ -138,6 +138,15 @@ def test_at_least_two_are_kept(keep, kept, tmp_path):
 
 
 @pytest.mark.usefixtures("no_sync")
+@pytest.mark.parametrize("keep", [4, 5, 10])
+def test_none_is_removed_before_there_are_enough(keep, tmp_path):
+    for step in range(1, 13):
+        save(tmp_path, step, keep=keep)
+        newest = range(max(1, step - keep + 1), step + 1)
+        assert sorted(checkpoint_steps(tmp_path)) == list(newest)
+
+
+@pytest.mark.usefixtures("no_sync")
 def test_nothing_is_removed_for_a_checkpoint_that_cannot_be_read_back(tmp_path, monkeypatch):
     for step in (1, 2, 3):
         save(tmp_path, step, keep=2)

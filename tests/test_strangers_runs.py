@@ -3,6 +3,7 @@
 import argparse
 import json
 import pickle
+import zipfile
 
 import boilr
 import numpy as np
@@ -16,6 +17,7 @@ from experiments.cli import main
 from experiments.datasets.multiobject import read_multiobject
 from experiments.experiment import AIRExperiment
 from experiments.files import DamagedFileError
+from experiments.npz import read_members
 from experiments.runs import Run
 from tests.hostile import Bomb, make_multiobject
 
@@ -73,6 +75,20 @@ def test_a_boilr_run_of_another_program_is_refused(settings, tmp_path):
     run.checkpoint_folder.mkdir()
     run.boilr_config_path.write_bytes(pickle.dumps(argparse.Namespace(**settings)))
     with pytest.raises(DamagedFileError, match="of another program"):
+        read_run_config(run)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"max_steps": float("inf")}, {"max_steps": float("nan")}, {"z_what_size": float("inf")}],
+    ids=str,
+)
+def test_a_boilr_run_of_endless_numbers_is_refused(settings, tmp_path):
+    run = Run(tmp_path)
+    run.checkpoint_folder.mkdir()
+    plain = {"dataset": "multi-mnist", "estimator": "vimco", "max_steps": 5}
+    run.boilr_config_path.write_bytes(pickle.dumps(argparse.Namespace(**(plain | settings))))
+    with pytest.raises(DamagedFileError, match="describes no model"):
         read_run_config(run)
 
 
@@ -148,3 +164,17 @@ def test_images_that_are_none(images, tmp_path):
     np.savez(tmp_path / "file.npz", x=images, labels={"n_obj": np.zeros(3, int)})
     with pytest.raises(DamagedFileError, match="must be uint8 of shape"):
         read_multiobject(tmp_path / "file.npz")
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_archives_that_would_unpack_without_a_bound(compression, tmp_path):
+    path = tmp_path / "file.npz"
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        archive.writestr("x.npy", bytes(10 << 20))
+    content = bytearray(path.read_bytes())
+    directory = content.rindex(b"PK\x01\x02")
+    content[directory + 24 : directory + 28] = (1000).to_bytes(4, "little")
+    path.write_bytes(content)
+    # Not what is found once they are unpacked: that they do not have their declared size.
+    with pytest.raises(DamagedFileError, match="compressed as numpy never does"):
+        read_members(path, ["x"])
