@@ -68,7 +68,7 @@ class EnsembleTrainer:
     def __init__(self, experiment: AIRExperiment) -> None:
         args = experiment.args
         self.experiment = experiment
-        self.seeds = [_seed_run(args, index) for index in range(args.num_seeds)]
+        self.seeds = [make_seed_run(args, index) for index in range(args.num_seeds)]
         if not args.dry_run:
             for seed in self.seeds:
                 Run.check_free(args.output, seed.args.run_name, _describe(seed.args))
@@ -235,7 +235,8 @@ class EnsembleTrainer:
         return f"{alive} seeds, {self.images_per_s:,.0f} images/s together"
 
 
-def _seed_run(args: argparse.Namespace, index: int) -> SeedRun:
+def make_seed_run(args: argparse.Namespace, index: int) -> SeedRun:
+    """The seed at this place in the stack; no folder is made yet."""
     seed = args.seed + index
     name = None if args.run_name is None else f"{args.run_name}-seed{seed}"
     changes = {"seed": seed, "run_name": name, "num_seeds": 1}

@@ -7,6 +7,7 @@ import signal
 import pytest
 import torch
 
+from experiments.checkpoints import load_checkpoint, save_checkpoint
 from experiments.cli import main
 from experiments.datasets import DATASETS
 from experiments.experiment import AIRExperiment
@@ -125,3 +126,28 @@ def test_a_run_that_is_to_be_continued(doctor, make_args):
     status, out = doctor("--resume", "run", settings=[])
     assert status == 1
     assert "none is whole" in out
+
+
+def test_the_names_of_many_seeds_are_looked_at(doctor, tmp_path):
+    flags = ("--run-name", "mine", "--num-seeds", "2", "--seed", "7")
+    (tmp_path / "output" / "mine").mkdir(parents=True)  # taken, but not one of theirs
+    status, out = doctor(*flags)
+    assert status == 0, out
+    for name in ("mine-seed7 would be made", "mine-seed8 would be made"):
+        assert name in out
+    (tmp_path / "output" / "mine-seed8").mkdir()
+    status, out = doctor(*flags)
+    assert status == 1
+    assert "FAIL  output       a run named 'mine-seed8' exists" in out
+
+
+def test_weights_alone_cannot_be_continued(doctor, make_args):
+    trainer = Trainer(AIRExperiment(make_args()))
+    trainer.run()
+    folder = trainer.run_folder.checkpoint_folder
+    weights = load_checkpoint(folder).weights
+    save_checkpoint(folder, 9, weights)
+    status, out = doctor("--resume", "run", settings=[])
+    assert status == 1
+    assert "step 9 holds weights only: run can be evaluated, not continued" in out
+    assert "would go on" not in out

@@ -14,8 +14,9 @@ from typing import Any
 
 import torch
 
-from experiments.checkpoints import check_checkpoints, check_room
+from experiments.checkpoints import check_checkpoints, check_room, load_checkpoint
 from experiments.commands import train
+from experiments.ensemble_trainer import make_seed_run
 from experiments.experiment import AIRExperiment
 from experiments.locks import RunLock
 from experiments.runs import Run
@@ -124,13 +125,23 @@ def _output(report: _Report, args: argparse.Namespace) -> None:
         whole = [step for step, problem in found if problem is None]
         if found and not whole:
             report.fail("checkpoint", "none is whole")
+        if whole and load_checkpoint(run.checkpoint_folder, whole[-1]).training is None:
+            report.fail(
+                "checkpoint",
+                f"step {whole[-1]} holds weights only: {run.name} can be evaluated, not continued",
+            )
+            return
         start = f"step {whole[-1]}" if whole else "its first step: it has no checkpoint"
         report.ok("run", f"{run.folder} would go on from {start}")
     elif not args.dry_run:
-        description = AIRExperiment(argparse.Namespace(**vars(args))).run_description
-        Run.check_free(args.output, args.run_name, description)
-        name = args.run_name or f"<date>_{description}"
-        report.ok("run", f"{Path(args.output) / name} would be made")
+        seeds = [args]
+        if args.num_seeds > 1:
+            seeds = [make_seed_run(args, index).args for index in range(args.num_seeds)]
+        for own in seeds:
+            description = AIRExperiment(argparse.Namespace(**vars(own))).run_description
+            Run.check_free(own.output, own.run_name, description)
+            name = own.run_name or f"<date>_{description}"
+            report.ok("run", f"{Path(own.output) / name} would be made")
     folder = Path(args.output)
     while not folder.exists():
         folder = folder.parent
