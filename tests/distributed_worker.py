@@ -269,7 +269,7 @@ def main():
             if noticed.exists():
                 break
 
-    seen["other_hung"] = end_alone(hang, timeout=5)  # time enough to form the group
+    seen["other_hung"] = end_alone(hang, timeout=10)  # time enough to form the group
     noticed.write_text("")
     (folder / f"rank{seen['rank']}.json").write_text(json.dumps(seen))
 
