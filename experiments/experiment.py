@@ -11,25 +11,20 @@ from torch import Tensor
 
 from air import AIR, AIRConfig, Cosine, make_estimator
 from air.config import check_images
-from air.estimators import ESTIMATORS
 from air.evaluation import evaluate
 from air.schedules import parse_schedule
 from experiments import distributed
+from experiments.arguments import (
+    add_own_arguments,
+    check_arguments,
+    check_numbers,
+    complete_help,
+)
 from experiments.boilr_model import AIRModel
-from experiments.datasets import DATASETS
-from experiments.datasets.sources import check_dataset, folder_name, z_where_mean
-from experiments.guard import parse_on_nan
+from experiments.datasets.sources import folder_name, z_where_mean
 from experiments.loaders import SceneManager
-from experiments.objective import PRECISIONS, make_objective
+from experiments.objective import make_objective
 from experiments.pictures import save_reconstructions, save_samples
-
-_MOST = {"num_samples": 10_000, "loglikelihood_samples": 100_000, "test_batch_size": 100_000}
-"""What the size of a checkpoint does not bound, but the memory."""
-
-
-CONTINUE_PROB = "exponential:1e-5:0.01:1500"
-"""Sparse at first: one object costs so much that none is explained by two, a habit that takes
-many thousand steps to unlearn. Then raised to what the data asks for."""
 
 
 class AIRExperiment(boilr.VAEExperimentManager):
@@ -91,179 +86,16 @@ class AIRExperiment(boilr.VAEExperimentManager):
         }
 
     def _add_args(self, parser: argparse.ArgumentParser) -> None:
-        defaults = AIRConfig()
-        data = parser.add_argument_group("data")
-        data.add_argument(
-            "--dataset",
-            metavar="NAME",
-            default="multi-mnist",
-            help=f"one of: {', '.join(DATASETS)}, or shards:FOLDER (default: %(default)s)",
-        )
-        add_data_arguments(data)
-        model = parser.add_argument_group("model and objective")
-        model.add_argument(
-            "--estimator",
-            metavar="NAME",
-            default="enumerate",
-            help=f"way through the discrete count, one of: "
-            f"{', '.join(sorted(ESTIMATORS))} (default: %(default)s)",
-        )
-        model.add_argument(
-            "--num-samples",
-            metavar="K",
-            type=int,
-            default=1,
-            help="rollouts of each image (default: %(default)s)",
-        )
-        model.add_argument(
-            "--max-objects",
-            metavar="T",
-            type=int,
-            default=defaults.max_objects,
-            help="most objects that can be found (default: %(default)s)",
-        )
-        model.add_argument(
-            "--z-what-size",
-            metavar="D",
-            type=int,
-            default=defaults.z_what_size,
-            help="dimensions of an object's appearance (default: %(default)s)",
-        )
-        model.add_argument(
-            "--likelihood",
-            metavar="NAME",
-            default=defaults.likelihood,
-            help="normal (grey values) or bernoulli (binary images) (default: %(default)s)",
-        )
-        model.add_argument(
-            "--likelihood-sd",
-            metavar="SD",
-            type=float,
-            default=defaults.likelihood_sd,
-            help="standard deviation of a pixel (default: %(default)s)",
-        )
-        model.add_argument(
-            "--continue-prob",
-            metavar="P",
-            default=CONTINUE_PROB,
-            help="prior probability of one more object: a number, or a schedule "
-            "KIND:START:END:STEPS with KIND linear, exponential or cosine "
-            "(default: %(default)s)",
-        )
-        model.add_argument(
-            "--baseline-lr",
-            metavar="LR",
-            type=float,
-            default=1e-3,
-            help="learning rate of an estimator's own parameters (default: %(default)s)",
-        )
-        run = parser.add_argument_group("run")
-        run.add_argument(
-            "--run-name",
-            metavar="NAME",
-            help="name of the run's folder (default: date, time and settings)",
-        )
-        run.add_argument(
-            "--output",
-            metavar="DIR",
-            default="output",
-            help="folder of all runs (default: %(default)s)",
-        )
-        run.add_argument(
-            "--threads", metavar="N", type=int, help="CPU threads (default: PyTorch's choice)"
-        )
-        run.add_argument(
-            "--on-nan",
-            metavar="WHAT",
-            default="stop",
-            help="what to do where a loss or gradient is not finite: stop, or skip:N to leave out "
-            "at most N steps (default: %(default)s)",
-        )
-        run.add_argument(
-            "--deterministic",
-            action="store_true",
-            help="deterministic algorithms only, so that a GPU gives the same bits too",
-        )
-        run.add_argument(
-            "--precision",
-            metavar="TYPE",
-            default="float32",
-            help=f"of the matrix products, one of: {', '.join(PRECISIONS)} (default: %(default)s)",
-        )
-        run.add_argument(
-            "--compile",
-            action="store_true",
-            help="compile the model first: pays in runs of more than some 10 000 steps",
-        )
-        run.add_argument(
-            "--num-seeds",
-            metavar="N",
-            type=int,
-            default=1,
-            help="train seeds SEED to SEED + N - 1 at once, in one process (default: %(default)s)",
-        )
-        run.add_argument(
-            "--cuda-graph",
-            action=argparse.BooleanOptionalAction,
-            default=True,
-            help="on a GPU: record the step once as a CUDA graph and replay it",
-        )
+        add_own_arguments(parser)
         training = parser.add_argument_group("training (boilr)")
         super()._add_args(training)
-        _complete_help(training)
+        complete_help(training)
 
     @classmethod
     def _check_args(cls, args: argparse.Namespace) -> argparse.Namespace:
-        for name in (
-            "train_log_every",
-            "test_log_every",
-            "loglikelihood_every",
-            "checkpoint_every",
-            "max_steps",
-            "max_epochs",
-            "num_seeds",
-        ):
-            if getattr(args, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(args, name)}.")
-        for name in ("test_imgs_every", "threads"):
-            if getattr(args, name) is not None and getattr(args, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(args, name)}.")
-        if args.max_grad_norm is not None and not args.max_grad_norm > 0:
-            raise ValueError(f"max_grad_norm must be above 0, got {args.max_grad_norm}.")
+        check_numbers(args)
         args = super()._check_args(args)
-        if args.resume and args.dry_run:
-            raise ValueError("--dry-run saves nothing, so it cannot go with --resume.")
-        parse_on_nan(args.on_nan)
-        for name, most in _MOST.items():
-            if getattr(args, name) > most:
-                raise ValueError(f"{name} must be at most {most}, got {getattr(args, name)}.")
-        if args.num_seeds > 1:
-            _check_together(args)
-        check_dataset(args.dataset)
-        if args.estimator not in ESTIMATORS:
-            raise ValueError(
-                f"unknown estimator {args.estimator!r}. "
-                f"Expected one of: {', '.join(sorted(ESTIMATORS))}."
-            )
-        if args.precision not in PRECISIONS:
-            raise ValueError(
-                f"unknown precision {args.precision!r}. Expected one of: {', '.join(PRECISIONS)}."
-            )
-        for name in ("lr", "baseline_lr"):
-            if not getattr(args, name) > 0:
-                raise ValueError(f"{name} must be above 0, got {getattr(args, name)}.")
-        if args.checkpoint_every % args.test_log_every:
-            raise ValueError(
-                "'checkpoint_every' must be a multiple of 'test_log_every', but current values "
-                f"are {args.checkpoint_every} and {args.test_log_every}."
-            )
-        continue_prob = parse_schedule(args.continue_prob)
-        for step in (0, args.max_steps):
-            if not 0 < continue_prob(step) < 1:
-                raise ValueError(
-                    "--continue-prob must stay between 0 and 1, both excluded, "
-                    f"got {continue_prob(step)} at step {step}."
-                )
+        check_arguments(args)
         return args
 
     @staticmethod
@@ -398,30 +230,6 @@ class AIRExperiment(boilr.VAEExperimentManager):
         save_samples(air, folder / f"sample_{step}.png", columns=nrows)
 
 
-def add_data_arguments(parser: argparse._ActionsContainer) -> None:
-    """Add the flags that say where data is found and kept."""
-    parser.add_argument(
-        "--data-root", metavar="DIR", help="where made data sets are kept (default: a cache folder)"
-    )
-    parser.add_argument(
-        "--mnist-root",
-        metavar="DIR",
-        help="where the full MNIST lies, in torchvision's layout or plain IDX",
-    )
-
-
-def _check_together(args: argparse.Namespace) -> None:
-    """Refuse what does not work for seeds that train together, before it is silently left out."""
-    for flag, given in (
-        ("--compile", args.compile),
-        ("--resume", args.resume),
-        ("--on-nan skip:N", args.on_nan != "stop"),
-        ("a data set of shards", args.dataset.startswith("shards:")),
-    ):
-        if given:
-            raise ValueError(f"{flag} does not work with --num-seeds. Leave one of them out.")
-
-
 def make_config(args: argparse.Namespace, data_shape: tuple[int, ...], num_steps: int) -> AIRConfig:
     """The model that the settings describe.
 
@@ -445,16 +253,3 @@ def make_config(args: argparse.Namespace, data_shape: tuple[int, ...], num_steps
 
 def _summary(metrics: dict[str, float]) -> str:
     return "  ".join(f"{name} {value:.5g}" for name, value in metrics.items())
-
-
-def _complete_help(group: argparse._ArgumentGroup) -> None:
-    """Show the defaults of boilr's flags, and say what ours makes of them."""
-    for action in group._group_actions:
-        if "--resume" in action.option_strings:
-            action.metavar = "RUN"
-            action.help = (
-                "continue this run ('latest': the one started last), with its own settings but for "
-                "the flags given"
-            )
-        elif action.help and action.default not in (None, "") and action.nargs != 0:
-            action.help += " (default: %(default)s)"

@@ -11,11 +11,11 @@ from tqdm import tqdm
 from air import AIR, AIRConfig
 from air.evaluation import evaluate
 from air.types import Evaluation
+from experiments.arguments import add_data_arguments
 from experiments.boilr_folder import convert_log, read_run_config
 from experiments.boilr_model import check_shapes, read_checkpoint
 from experiments.datasets import check_max_objects
 from experiments.datasets.sources import check_dataset, folder_name, open_dataset
-from experiments.experiment import add_data_arguments
 from experiments.pictures import save_reconstructions, save_samples
 from experiments.runs import Run
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
+from experiments.arguments import add_data_arguments
 from experiments.benchmarks.estimators import curves, report, variance
 from experiments.benchmarks.estimators.records import RECORDS
 from experiments.datasets import DATASETS
-from experiments.experiment import add_data_arguments
 
 COMMANDS = {"variance": variance, "curves": curves, "report": report}
 
