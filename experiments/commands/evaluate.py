@@ -8,14 +8,13 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from air import AIR, AIRConfig
 from air.evaluation import evaluate
 from air.types import Evaluation
 from experiments.arguments import add_data_arguments
 from experiments.boilr_folder import convert_log, read_run_config
-from experiments.boilr_model import check_shapes, read_checkpoint
 from experiments.datasets import check_max_objects
 from experiments.datasets.sources import check_dataset, folder_name, open_dataset
+from experiments.models import load_run
 from experiments.pictures import save_reconstructions, save_samples
 from experiments.runs import Run
 
@@ -131,27 +130,6 @@ def run(args: argparse.Namespace) -> int:
         print(format_table(report, evaluation))
         print(f"\nWritten: {path}\nPictures: {source.image_folder}")
     return 0
-
-
-def load_run(run: Run, step: int | None, device: torch.device) -> tuple[int, AIR]:
-    """The model of a run's checkpoint, in evaluation mode, and the checkpoint's step.
-
-    Raises:
-        FileNotFoundError: if there is no such checkpoint.
-        ValueError: if it cannot be read.
-    """
-    step, state = read_checkpoint(run.checkpoint_folder, step=step)
-    config = AIRConfig.from_dict(read_run_config(run)["air"])
-    prefix = "air."  # the rest is the estimator's
-    own = {
-        name.removeprefix(prefix): tensor
-        for name, tensor in state.items()
-        if name.startswith(prefix)
-    }
-    check_shapes(lambda: AIR(config), own, f"the checkpoint of step {step}")
-    air = AIR(config)
-    air.load_state_dict(own)
-    return step, air.to(device).eval()
 
 
 def format_table(report: dict[str, Any], evaluation: Evaluation) -> str:
