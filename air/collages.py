@@ -12,13 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from air.object_size import ObjectSize, find_regions
-from air.spatial_transformer import pose_of_boxes
 
 __all__ = ["Collage", "CollageMaker"]
 
 _BORDER = 2
 """Pixels around a region that are cut out with it: its soft edge."""
-_LAYOUTS = 8
+_LAYOUTS = 3
 """Of so many random layouts the one with the least overlap is taken."""
 _MOST_REGIONS = 2000
 
@@ -32,7 +31,7 @@ class Collage:
     num_objects: Tensor
     """int64 ``(B,)``."""
     z_where: Tensor
-    """Pose of each object, of absent ones too: ``(B, T, 3)``."""
+    """Pose of each object, of absent ones too, all of one scale: ``(B, T, 3)``."""
 
 
 class CollageMaker:
@@ -42,18 +41,16 @@ class CollageMaker:
         images: prepared: bright objects on black, float in [0, 1], ``(N, C, H, W)``.
         size: what :func:`air.object_size.estimate_object_size` says of them.
         max_objects: T, the most objects in a collage; all counts are as frequent.
-        margin: box of an object over box of its region.
+        scale: s of every pose.
 
     Raises:
         ValueError: if there is no region at all.
     """
 
-    def __init__(
-        self, images: Tensor, size: ObjectSize, *, max_objects: int, margin: float
-    ) -> None:
+    def __init__(self, images: Tensor, size: ObjectSize, *, max_objects: int, scale: float) -> None:
         regions = find_regions(images)
         self.canvas = tuple(images.shape[1:])
-        self.max_objects, self.margin = max_objects, margin
+        self.max_objects, self.scale = max_objects, scale
         # Much larger than most: some that touch.
         sides = (regions.boxes[:, 2:] - regions.boxes[:, :2]).amax(dim=1)
         largest = max(size.size + 3 * size.spread, 1.5 * size.size)
@@ -103,8 +100,15 @@ class CollageMaker:
         return Collage(
             images=self._paste(chosen, boxes, present, generator),
             num_objects=num_objects,
-            z_where=pose_of_boxes(boxes, (height, width), margin=self.margin),
+            z_where=self._poses(boxes),
         )
+
+    def _poses(self, boxes: Tensor) -> Tensor:
+        """Poses with the boxes' centres: the inverse of :func:`air.spatial_transformer.boxes_in_pixels`, but for s."""
+        _, height, width = self.canvas
+        sums = boxes[..., :2] + boxes[..., 2:]
+        shift = self.scale * (1 - sums / sums.new_tensor([width, height]))
+        return torch.cat([torch.full_like(shift[..., :1], self.scale), shift], dim=-1)
 
     def _paste(
         self, chosen: Tensor, boxes: Tensor, present: Tensor, generator: torch.Generator | None

@@ -51,8 +51,12 @@ class AIRConfig:
     """Standard deviation of a pixel (normal only). Sharper ones are more easily stuck."""
     lstm_size: int = 256
     """Size of the LSTM's hidden state."""
+    image_channels: tuple[int, ...] = ()
+    """Channels of convolutions of stride 2 between the image and the LSTM; none by default, as in
+    the paper. With few images they count better."""
     image_embedding: tuple[int, ...] = ()
-    """Hidden sizes of an MLP between the image and the LSTM; none by default."""
+    """Hidden sizes of an MLP between the image (or its convolutions) and the LSTM; none by
+    default."""
     predictor_hidden: tuple[int, ...] = (200,)
     """Hidden sizes of the step predictor."""
     encoder_hidden: tuple[int, ...] = (200,)
@@ -82,7 +86,13 @@ class AIRConfig:
             raise ValueError(
                 f"max_objects must be at most {_MOST_OBJECTS}, got {self.max_objects}."
             )
-        for name in ("image_embedding", "predictor_hidden", "encoder_hidden", "decoder_hidden"):
+        for name in (
+            "image_channels",
+            "image_embedding",
+            "predictor_hidden",
+            "encoder_hidden",
+            "decoder_hidden",
+        ):
             sizes = getattr(self, name)
             if len(sizes) > _MOST_LAYERS:
                 raise ValueError(

@@ -16,7 +16,14 @@ from air.distributions import NumSteps
 from air.elbo import count_tensors, elbo_parts, importance_bound, log_weights
 from air.generative import BernoulliLikelihood, GenerativeModel, NormalLikelihood
 from air.inference import InferenceNetwork
-from air.networks import MLP, GlimpseDecoder, GlimpseEncoder, ImageLSTM, StepPredictor
+from air.networks import (
+    MLP,
+    ConvEmbedding,
+    GlimpseDecoder,
+    GlimpseEncoder,
+    ImageLSTM,
+    StepPredictor,
+)
 from air.prediction import predict
 from air.preparation import Preparation
 from air.priors import Prior, PriorNetwork
@@ -59,13 +66,16 @@ class AIR(nn.Module):
         self.preparation = Preparation()
         channels, height, width = config.image_shape
         image_features = channels * height * width
-        embedding: nn.Module = nn.Identity()
+        layers: list[nn.Module] = []
+        if config.image_channels:
+            convolutions = ConvEmbedding(config.image_shape, config.image_channels)
+            layers, image_features = [convolutions], convolutions.features
         if config.image_embedding:
             *hidden, features = config.image_embedding
-            embedding = nn.Sequential(MLP(image_features, hidden, features), nn.ReLU())
+            layers += [MLP(image_features, hidden, features), nn.ReLU()]
             image_features = features
         self.inference = InferenceNetwork(
-            embedding=embedding,
+            embedding=nn.Sequential(*layers),
             lstm=ImageLSTM(image_features, 3 + config.z_what_size, config.lstm_size),
             predictor=StepPredictor(config.lstm_size, config.predictor_hidden),
             encoder=GlimpseEncoder(config.glimpse_shape, config.encoder_hidden, config.z_what_size),

@@ -62,7 +62,7 @@ def estimate_object_size(images: Tensor, *, max_images: int = 1000) -> ObjectSiz
     cut = len(sides) // 20
     core = sides[cut : len(sides) - cut]
     return ObjectSize(
-        size=sides.median().item(),
+        size=sides.quantile(0.5).item(),
         spread=core.std(correction=0).item(),
         num_components=len(sides),
     )
@@ -133,9 +133,7 @@ def _list_regions(labels: Tensor) -> tuple[Regions, Tensor]:
     boxes = corners.new_full((len(unique), 4), -(max(labels.shape) + 1))
     boxes.scatter_reduce_(0, index[:, None].expand(-1, 4), corners, "amax")
     boxes[:, :2] *= -1
-    regions = Regions(
-        boxes=boxes, image=unique // pixels, number=unique % pixels, labels=labels
-    )
+    regions = Regions(boxes=boxes, image=unique // pixels, number=unique % pixels, labels=labels)
     return regions, areas
 
 

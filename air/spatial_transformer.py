@@ -22,7 +22,7 @@ from torch.autograd.function import once_differentiable
 
 from air.functional import product_dtype
 
-__all__ = ["boxes_in_pixels", "extract_glimpses", "place_objects", "pose_of_boxes"]
+__all__ = ["boxes_in_pixels", "extract_glimpses", "place_objects"]
 
 
 def place_objects(objects: Tensor, z_where: Tensor, size: tuple[int, int]) -> Tensor:
@@ -89,28 +89,6 @@ def boxes_in_pixels(z_where: Tensor, size: tuple[int, int]) -> Tensor:
     corners = [(-1 - x) / s, (-1 - y) / s, (1 - x) / s, (1 - y) / s]
     pixels = z_where.new_tensor([width, height, width, height])
     return (torch.stack(corners, dim=-1) + 1) / 2 * pixels
-
-
-def pose_of_boxes(boxes: Tensor, size: tuple[int, int], *, margin: float = 1.0) -> Tensor:
-    """The poses whose boxes hold the given ones: :func:`boxes_in_pixels`, backwards.
-
-    A pose has one scale: its box has the canvas' shape, and fits the longer side.
-
-    Args:
-        boxes: ``(x_min, y_min, x_max, y_max)`` in pixels, ``(*, 4)``.
-        size: canvas height and width in pixels.
-        margin: how many times larger than the given box the pose's shall be.
-
-    Returns:
-        ``(s, x, y)``, shape ``(*, 3)``.
-    """
-    height, width = size
-    x_min, y_min, x_max, y_max = boxes.unbind(dim=-1)
-    share = torch.maximum((x_max - x_min) / width, (y_max - y_min) / height)
-    s = 1 / (share * margin)
-    return torch.stack(
-        [s, s * (1 - (x_min + x_max) / width), s * (1 - (y_min + y_max) / height)], dim=-1
-    )
 
 
 def _check_shapes(images: Tensor, z_where: Tensor, name: str) -> None:

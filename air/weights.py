@@ -69,8 +69,7 @@ def save_folder(
     folder = Path(folder)
     if not overwrite and any((folder / name).exists() for name in _FILES):
         raise FileExistsError(
-            f"{folder} holds a model already, or a {_CARD}. "
-            "Give another folder, or overwrite=True."
+            f"{folder} holds a model already, or a {_CARD}. Give another folder, or overwrite=True."
         )
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().contiguous() for name, tensor in saved.tensors.items()}

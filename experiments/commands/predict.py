@@ -120,5 +120,3 @@ def _write(predictions: Predictions, path: Path, *, force: bool) -> None:
         predictions.to_json(path, overwrite=force)
     else:
         predictions.to_csv(path, overwrite=force)
-
-
