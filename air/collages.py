@@ -80,7 +80,7 @@ class CollageMaker:
             number: B.
             generator: of random numbers; default: PyTorch's own.
         """
-        channels, height, width = self.canvas
+        _channels, height, width = self.canvas
         steps = self.max_objects
         num_objects = torch.randint(0, steps + 1, (number,), generator=generator)
         chosen = torch.randint(0, len(self.patches), (number, steps), generator=generator)
@@ -104,7 +104,7 @@ class CollageMaker:
         )
 
     def _poses(self, boxes: Tensor) -> Tensor:
-        """Poses with the boxes' centres: the inverse of :func:`air.spatial_transformer.boxes_in_pixels`, but for s."""
+        """Poses with the boxes' centres; all have one scale."""
         _, height, width = self.canvas
         sums = boxes[..., :2] + boxes[..., 2:]
         shift = self.scale * (1 - sums / sums.new_tensor([width, height]))

@@ -288,8 +288,11 @@ class Predictions(Sequence[Detections]):
         most = max((len(detections.count_probs) for detections in self), default=0)
         columns = ["file", "count", *(f"p{n}" for n in range(most))]
         rows = [
-            [_name(detections, number), detections.count]
-            + _rounded(detections.count_probs.tolist(), 6)
+            [
+                _name(detections, number),
+                detections.count,
+                *_rounded(detections.count_probs.tolist(), 6),
+            ]
             for number, detections in enumerate(self)
         ]
         return columns, rows

@@ -109,7 +109,7 @@ def connected_regions(foreground: Tensor) -> Tensor:
         int64 ``(B, H, W)``: 0 in the background; elsewhere a number above 0, the same for pixels
         that are connected (eight neighbours), in this image alone.
     """
-    number, height, width = foreground.shape
+    _number, height, width = foreground.shape
     # In float64, which max_pool2d takes and which holds all these numbers.
     labels = torch.arange(1, height * width + 1, dtype=torch.float64, device=foreground.device)
     labels = labels.view(1, height, width) * foreground

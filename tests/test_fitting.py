@@ -160,7 +160,7 @@ def test_the_size_can_be_said_and_settings_be_others(images):
     assert config.z_where_mean[0] == pytest.approx(40 / (1.1 * (12 + size.spread)), abs=1e-3)
     assert (config.likelihood_sd, config.max_objects) == (0.2, 4)
     assert lines[-1].startswith("objects of 12 px")
-    with pytest.raises(ValueError, match="unknown setting.*likelyhood.*likelihood_sd"):
+    with pytest.raises(ValueError, match=r"unknown setting.*likelyhood.*likelihood_sd"):
         choose_config(list(images), max_objects=4, likelyhood="normal")
 
 

@@ -97,7 +97,7 @@ def test_unknown_names_are_refused(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "..")
     if name == "":
         name = "nothing here"
-    with pytest.raises(FileNotFoundError, match="come with the package are: .*multi-mnist"):
+    with pytest.raises(FileNotFoundError, match=r"come with the package are: .*multi-mnist"):
         find_folder(name)
 
 

@@ -12,7 +12,7 @@ from experiments.pictures import save_png
 
 DESCRIPTION = """\
 Draw scenes from a trained model's prior and write them as one picture: a row for each number of
-objects, unless --objects says how many. Under the prior of the number itself nearly all are empty."""
+objects, unless --objects says how many. (Under the prior of that number nearly all are empty.)"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
