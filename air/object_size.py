@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 __all__ = ["ObjectSize", "Regions", "connected_regions", "estimate_object_size", "find_regions"]
@@ -62,7 +61,7 @@ def estimate_object_size(images: Tensor, *, max_images: int = 1000) -> ObjectSiz
     cut = len(sides) // 20
     core = sides[cut : len(sides) - cut]
     return ObjectSize(
-        size=sides.quantile(0.5).item(),
+        size=sides.median().item(),
         spread=core.std(correction=0).item(),
         num_components=len(sides),
     )
@@ -109,18 +108,33 @@ def connected_regions(foreground: Tensor) -> Tensor:
         int64 ``(B, H, W)``: 0 in the background; elsewhere a number above 0, the same for pixels
         that are connected (eight neighbours), in this image alone.
     """
-    _number, height, width = foreground.shape
-    # In float64, which max_pool2d takes and which holds all these numbers.
-    labels = torch.arange(1, height * width + 1, dtype=torch.float64, device=foreground.device)
-    labels = labels.view(1, height, width) * foreground
+    number, height, width = foreground.shape
+    pixels = foreground.flatten().nonzero().squeeze(1)
+    grid = pixels.new_full((foreground.numel(),), -1)
+    grid[pixels] = torch.arange(len(pixels), device=pixels.device)
+    grid = grid.view(number, height, width)
+    pairs = []
+    for down, right in ((0, 1), (1, 0), (1, 1), (1, -1)):
+        one = grid[:, : height - down, max(0, -right) : width - max(0, right)]
+        other = grid[:, down:, max(0, right) : width - max(0, -right)]
+        both = (one >= 0) & (other >= 0)
+        pairs.append(torch.stack([one[both], other[both]]))
+    one, other = torch.cat(pairs, dim=1)
+    # Each pixel points to one of its region, in the end to the same: whatever two neighbours point
+    # to is made to point to the lesser, then chains are cut short. Some ten rounds, for any shape.
+    root = torch.arange(len(pixels), device=pixels.device)
     while True:
-        # The greatest number spreads; several rounds for one comparison.
-        spread = labels
-        for _ in range(8):
-            spread = F.max_pool2d(spread, 3, stride=1, padding=1) * foreground
-        if torch.equal(spread, labels):
-            return labels.long()
-        labels = spread
+        before = root
+        least = torch.minimum(root[one], root[other])
+        root = root.scatter_reduce(0, root[one], least, "amin")
+        root = root.scatter_reduce(0, before[other], least, "amin")
+        while not torch.equal(shorter := root[root], root):
+            root = shorter
+        if torch.equal(root, before):
+            break
+    labels = torch.zeros(foreground.numel(), dtype=torch.int64, device=pixels.device)
+    labels[pixels] = pixels[root] % (height * width) + 1
+    return labels.view(number, height, width)
 
 
 def _list_regions(labels: Tensor) -> tuple[Regions, Tensor]:
