@@ -1,10 +1,11 @@
 """The flags of a training run: what they are, and what they may be."""
 
 import argparse
+import math
 
 from air import AIRConfig
 from air.estimators import ESTIMATORS
-from air.schedules import parse_schedule
+from air.schedules import Constant, parse_schedule
 from experiments.datasets import DATASETS
 from experiments.datasets.sources import check_dataset
 from experiments.guard import parse_on_nan
@@ -67,17 +68,16 @@ def add_own_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument(
         "--likelihood-sd",
         metavar="SD",
-        type=float,
-        default=defaults.likelihood_sd,
-        help="standard deviation of a pixel (default: %(default)s)",
+        default=str(defaults.likelihood_sd),
+        help="standard deviation of a pixel: a number or a schedule (default: %(default)s)",
     )
     model.add_argument(
         "--continue-prob",
         metavar="P",
         default=CONTINUE_PROB,
         help="prior probability of one more object: a number, or a schedule "
-        "KIND:START:END:STEPS with KIND linear, exponential or cosine "
-        "(default: %(default)s)",
+        "KIND:START:END:STEPS or KIND:VALUE@0,VALUE@STEP,... with KIND linear, exponential or "
+        "cosine (default: %(default)s)",
     )
     model.add_argument(
         "--baseline-lr",
@@ -214,6 +214,16 @@ def check_arguments(args: argparse.Namespace) -> None:
                 "--continue-prob must stay between 0 and 1, both excluded, "
                 f"got {continue_prob(step)} at step {step}."
             )
+    likelihood_sd = parse_schedule(args.likelihood_sd)
+    for step in (0, args.max_steps):
+        if not 0 < likelihood_sd(step) < math.inf:
+            raise ValueError(
+                f"--likelihood-sd must stay above 0, got {likelihood_sd(step)} at step {step}."
+            )
+    if args.likelihood == "bernoulli" and not isinstance(likelihood_sd, Constant):
+        raise ValueError(
+            "--likelihood bernoulli has no standard deviation: --likelihood-sd must be a number."
+        )
 
 
 def _check_together(args: argparse.Namespace) -> None:

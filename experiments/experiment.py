@@ -12,7 +12,7 @@ from torch import Tensor
 from air import AIR, AIRConfig, Cosine, make_estimator
 from air.config import check_images
 from air.evaluation import evaluate
-from air.schedules import parse_schedule
+from air.schedules import Constant, parse_schedule
 from experiments import distributed
 from experiments.arguments import (
     add_own_arguments,
@@ -35,9 +35,9 @@ class AIRExperiment(boilr.VAEExperimentManager):
             command line, except in a notebook, whose command line is the kernel's.
     """
 
-    continue_prob: Tensor | None = None
-    """A scalar on the device that :meth:`set_schedules` fills, where the prior's probability of
-    one more object must not be a Python number."""
+    scheduled: Tensor | None = None
+    """On the device, ``(2,)``: the prior's probability of one more object and the likelihood's
+    standard deviation, filled by :meth:`set_schedules`, where they must not be Python numbers."""
 
     def __init__(self, args: argparse.Namespace | None = None) -> None:
         if args is None and "ipykernel" in sys.modules:
@@ -139,7 +139,7 @@ class AIRExperiment(boilr.VAEExperimentManager):
         if own := list(model.estimator.parameters()):
             groups.append({"params": own, "lr": args.baseline_lr})
         self._learning_rates = [Cosine(group["lr"], 0.0, self.num_steps) for group in groups]
-        self._continue_prob = parse_schedule(args.continue_prob)
+        self._schedules = (parse_schedule(args.continue_prob), parse_schedule(args.likelihood_sd))
         self._objective = make_objective(self.device, args.precision, compiled=args.compile)
         return torch.optim.Adam(groups, fused=True)
 
@@ -151,22 +151,31 @@ class AIRExperiment(boilr.VAEExperimentManager):
             y: numbers of objects, int64 ``(B,)``.
         """
         labels = None if y is None else y.to(self.device)
-        continue_prob: float | Tensor | None = self.continue_prob
-        if continue_prob is None:
-            continue_prob = self._continue_prob(self.model.global_step)
-        model = self.model
-        return self._objective(model.air, model.estimator, x.to(self.device), labels, continue_prob)
+        model, scheduled = self.model, self.scheduled
+        continue_prob: float | Tensor
+        likelihood_sd: float | Tensor | None
+        if scheduled is None:
+            continue_prob, likelihood_sd = (value(model.global_step) for value in self._schedules)
+        else:
+            continue_prob, likelihood_sd = scheduled.unbind()
+        if isinstance(self._schedules[1], Constant):
+            likelihood_sd = None  # the model's own: nothing to hand over
+        images = x.to(self.device)
+        return self._objective(
+            model.air, model.estimator, images, labels, continue_prob, likelihood_sd
+        )
 
     def set_schedules(self) -> None:
-        """Set the learning rates of this step, and the prior's probability if it is a tensor."""
+        """Set the learning rates of this step, and the other schedules if they are tensors."""
         step = self.model.global_step
         for group, schedule in zip(self.optimizer.param_groups, self._learning_rates, strict=True):
             if isinstance(group["lr"], Tensor):
                 group["lr"].fill_(schedule(step))
             else:
                 group["lr"] = schedule(step)
-        if self.continue_prob is not None:
-            self.continue_prob.fill_(self._continue_prob(step))
+        if self.scheduled is not None:
+            for place, value in zip(self.scheduled, self._schedules, strict=True):
+                place.fill_(value(step))
 
     def post_backward_callback(self) -> None:
         """Set the learning rates of this step, just before boilr's trainer takes it."""
@@ -245,7 +254,7 @@ def make_config(args: argparse.Namespace, data_shape: tuple[int, ...], num_steps
         max_objects=args.max_objects,
         z_what_size=args.z_what_size,
         likelihood=args.likelihood,
-        likelihood_sd=args.likelihood_sd,
+        likelihood_sd=parse_schedule(args.likelihood_sd)(num_steps),
         continue_prob=parse_schedule(args.continue_prob)(num_steps),
         z_where_mean=z_where_mean(args.dataset),
     )

@@ -19,12 +19,18 @@ Precision = Literal["float32", "tf32", "bf16"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 ObjectiveFunction = Callable[
-    [AIR, Estimator, Tensor, Tensor | None, float | Tensor], dict[str, Tensor]
+    [AIR, Estimator, Tensor, Tensor | None, float | Tensor, float | Tensor | None],
+    dict[str, Tensor],
 ]
 
 
 def objective(
-    air: AIR, estimator: Estimator, images: Tensor, labels: Tensor | None, continue_prob: Any
+    air: AIR,
+    estimator: Estimator,
+    images: Tensor,
+    labels: Tensor | None,
+    continue_prob: float | Tensor,
+    likelihood_sd: float | Tensor | None = None,
 ) -> dict[str, Tensor]:
     """The loss of a batch and its metrics, all scalars.
 
@@ -34,9 +40,11 @@ def objective(
         images: uint8 or float in [0, 1], ``(B, C, H, W)``.
         labels: numbers of objects, int64 ``(B,)``; not used but for the accuracy.
         continue_prob: prior probability of one more object at this step.
+        likelihood_sd: of a pixel at this step, if not the model's own.
     """
     images = images.float() / 255 if images.dtype == torch.uint8 else images
-    objective = estimator(air, images, air.prior(continue_prob))
+    prior = air.prior(continue_prob)
+    objective = estimator(air, images, prior, likelihood_sd=likelihood_sd)
     output = objective.output
     results = {"loss": objective.total_loss, "bound": -objective.loss.detach()}
     for name in METRICS:
@@ -98,14 +106,19 @@ class _Compiled:
         images: Tensor,
         labels: Tensor | None,
         continue_prob: float | Tensor,
+        likelihood_sd: float | Tensor | None = None,
     ) -> dict[str, Tensor]:
         # A number would be a constant to the compiler, and each new one a reason to start anew.
-        prob = torch.as_tensor(continue_prob, dtype=torch.float32, device=images.device)
+        scheduled = [
+            torch.as_tensor(value, dtype=torch.float32, device=images.device)
+            for value in (continue_prob, likelihood_sd)
+            if value is not None
+        ]
         if self._compiled is None:
-            return self._plain(air, estimator, images, labels, prob)
+            return self._plain(air, estimator, images, labels, *scheduled)
         if not self._works:
-            return self._first(air, estimator, images, labels, prob)
-        return self._compiled(air, estimator, images, labels, prob)
+            return self._first(air, estimator, images, labels, *scheduled)
+        return self._compiled(air, estimator, images, labels, *scheduled)
 
     def _first(self, air: AIR, estimator: Estimator, *args: Any) -> dict[str, Tensor]:
         """Compile; where that fails, undo what the attempt drew and moved."""

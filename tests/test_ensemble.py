@@ -105,6 +105,7 @@ def test_stacked_seeds_are_trained_as_each_alone(estimator, make_experiment, mak
         "max_steps": steps,
         "max_grad_norm": 20.0,  # some gradients are longer, some are not
         "continue_prob": "linear:0.5:0.01:4",
+        "likelihood_sd": "linear:0.5:0.2:4",
     }
     stack = make_stack(seeds, **settings)
     noise.depends_on_batches_of(stack.experiment)

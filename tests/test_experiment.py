@@ -132,7 +132,9 @@ def test_zero_is_refused_with_a_message(name, make_args):
         ({"max_objects": 1}, "max.objects"),
         ({"max_objects": 0}, "max_objects must be at least 1|max.objects"),
         ({"likelihood": "gaussian"}, r"unknown likelihood 'gaussian'"),
-        ({"likelihood_sd": 0.0}, "likelihood_sd must be above 0"),
+        ({"likelihood_sd": 0.0}, r"--likelihood-sd must stay above 0, got 0\.0 at step 0"),
+        ({"likelihood_sd": "linear:0.3:0:4"}, r"--likelihood-sd must stay above 0, got 0\.0 at"),
+        ({"likelihood_sd": "linear:0.3:0.2:4", "likelihood": "bernoulli"}, "must be a number"),
         ({"z_what_size": 0}, "z_what_size must be at least 1"),
         ({"batch_size": 1000}, "Lower --batch-size"),
         ({"batch_size": 0}, "batch size must be at least 1"),
@@ -275,6 +277,18 @@ def test_continue_prob_schedule_reaches_the_prior_step_by_step(make_experiment):
     assert seen == pytest.approx([0.1, 0.2, 0.3, 0.4])
     assert experiment.model.air.config.continue_prob == 0.5
     assert experiment.model.air.prior().num_steps.continue_prob.item() == pytest.approx(0.5)
+
+
+def test_likelihood_sd_schedule_reaches_the_likelihood_step_by_step(make_experiment):
+    experiment = make_experiment(likelihood_sd="linear:0.5@0,0.5@2,0.1@4", max_steps=4)
+    seen = []
+    experiment.model.air.generative.likelihood.register_forward_pre_hook(
+        lambda module, arguments: seen.append(arguments[2])
+    )
+    for _ in range(4):
+        train_one_step(experiment)
+    assert seen == pytest.approx([0.5, 0.5, 0.5, 0.3])
+    assert experiment.model.air.config.likelihood_sd == 0.1
 
 
 @pytest.mark.parametrize(

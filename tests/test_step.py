@@ -22,6 +22,7 @@ from tests.recorder import (  # noqa: F401  the recorder's own tests run here
 
 SETTINGS = {
     "continue_prob": "linear:0.5:0.01:6",
+    "likelihood_sd": "linear:0.5:0.2:6",
     "lr": 0.01,
     "max_steps": 6,
     "max_grad_norm": 1.0,
@@ -103,7 +104,7 @@ def test_a_number_that_python_keeps_would_be_seen(make_experiment, monkeypatch):
 
     def hold_but_one(step):
         hold(step)
-        step.experiment.continue_prob = None
+        step.experiment.scheduled = None
 
     monkeypatch.setattr(CudaGraphStep, "_hold_schedules", hold_but_one)
     train(graph_step(replayed))

@@ -14,12 +14,12 @@ from typing import Any, TextIO
 import torch
 from torch import Tensor
 
-from experiments.benchmarks.estimators.records import read_finished, record_path, write_record
 from experiments.benchmarks.estimators.variants import (
     Variant,
     find_variants,
     registry_variants,
 )
+from experiments.benchmarks.record_files import read_finished, record_path, write_record
 from experiments.boilr_model import AIRModel
 from experiments.experiment import AIRExperiment
 from experiments.loaders import load_splits
