@@ -52,7 +52,18 @@ TABLES: dict[str, Table] = {
     "multi-mnist": Table(
         title="original multi-MNIST",
         rows=(
-            Row(name="enumerate", title="`enumerate`, the defaults", dataset="multi-mnist-pyro"),
+            Row(
+                name="enumerate",
+                title="`enumerate`, 6000 steps",
+                dataset="multi-mnist-pyro",
+                flags=("--max-steps", "6000"),
+            ),
+            Row(
+                name="reinforce",
+                title="`reinforce`, 6000 steps",
+                dataset="multi-mnist-pyro",
+                flags=("--estimator", "reinforce", "--max-steps", "6000"),
+            ),
         ),
     ),
 }
