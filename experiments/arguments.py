@@ -30,6 +30,12 @@ def add_own_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"one of: {', '.join(DATASETS)}, or shards:FOLDER (default: %(default)s)",
     )
     add_data_arguments(data)
+    data.add_argument(
+        "--translate",
+        action="store_true",
+        help="move the content of each training scene to a random place where it fits (black "
+        "backgrounds only)",
+    )
     model = parser.add_argument_group("model and objective")
     model.add_argument(
         "--estimator",

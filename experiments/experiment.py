@@ -140,7 +140,9 @@ class AIRExperiment(boilr.VAEExperimentManager):
             groups.append({"params": own, "lr": args.baseline_lr})
         self._learning_rates = [Cosine(group["lr"], 0.0, self.num_steps) for group in groups]
         self._schedules = (parse_schedule(args.continue_prob), parse_schedule(args.likelihood_sd))
-        self._objective = make_objective(self.device, args.precision, compiled=args.compile)
+        self._objective = make_objective(
+            self.device, args.precision, compiled=args.compile, translated=args.translate
+        )
         return torch.optim.Adam(groups, fused=True)
 
     def forward_pass(self, x: Tensor, y: Tensor | None = None) -> dict[str, Any]:

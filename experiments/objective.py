@@ -9,6 +9,7 @@ from torch import Tensor
 
 from air import AIR
 from air.estimators import Estimator
+from experiments.augmentation import translate
 
 METRICS = ("elbo", "log_likelihood", "kl_num_steps", "kl_z_where", "kl_z_what")
 """The parts of the ELBO that are logged, by their names in ``ELBOParts``."""
@@ -60,9 +61,13 @@ def objective(
 
 
 def make_objective(
-    device: torch.device, precision: Precision = "float32", *, compiled: bool = False
+    device: torch.device,
+    precision: Precision = "float32",
+    *,
+    compiled: bool = False,
+    translated: bool = False,
 ) -> ObjectiveFunction:
-    """:func:`objective` in another precision, or compiled.
+    """:func:`objective` in another precision, compiled, or on scenes that are moved about.
 
     Args:
         device: that it runs on.
@@ -70,15 +75,25 @@ def make_objective(
         compiled: whether to compile it, which takes half a minute or more and then saves a
             quarter of the time of each step on a CPU. Where it does not work (there is no C++
             compiler, say), a warning says so and the function runs as it is.
+        translated: whether the content of each image is moved to a random place first.
     """
     if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
     elif precision == "tf32":
         warnings.warn("--precision tf32 changes nothing on a CPU.", stacklevel=2)
-    function: ObjectiveFunction = objective
+    function: ObjectiveFunction = _on_translated(objective) if translated else objective
     if precision == "bf16":
         function = _in_bfloat16(function, device)
     return _Compiled(function) if compiled else function
+
+
+def _on_translated(function: ObjectiveFunction) -> ObjectiveFunction:
+    def on_translated(
+        air: AIR, estimator: Estimator, images: Tensor, *more: Any
+    ) -> dict[str, Tensor]:
+        return function(air, estimator, translate(images), *more)
+
+    return on_translated
 
 
 def _in_bfloat16(function: ObjectiveFunction, device: torch.device) -> ObjectiveFunction:

@@ -23,6 +23,7 @@ from tests.recorder import (  # noqa: F401  the recorder's own tests run here
 SETTINGS = {
     "continue_prob": "linear:0.5:0.01:6",
     "likelihood_sd": "linear:0.5:0.2:6",
+    "translate": True,
     "lr": 0.01,
     "max_steps": 6,
     "max_grad_norm": 1.0,
