@@ -65,6 +65,13 @@ def add_own_arguments(parser: argparse.ArgumentParser) -> None:
         default=defaults.z_what_size,
         help="dimensions of an object's appearance (default: %(default)s)",
     )
+    for half in ("encoder", "decoder"):
+        model.add_argument(
+            f"--{half}-hidden",
+            metavar="SIZES",
+            default=",".join(map(str, getattr(defaults, f"{half}_hidden"))),
+            help=f"hidden layers of the glimpse {half}, separated by commas (default: %(default)s)",
+        )
     model.add_argument(
         "--likelihood",
         metavar="NAME",
@@ -157,6 +164,23 @@ def add_data_arguments(parser: argparse._ActionsContainer) -> None:
     )
 
 
+def parse_sizes(text: str) -> tuple[int, ...]:
+    """Sizes of layers from the command line; none where the text is empty.
+
+    >>> parse_sizes("512,256")
+    (512, 256)
+
+    Raises:
+        ValueError: if it holds anything else than numbers.
+    """
+    try:
+        return tuple(int(size) for size in text.split(",")) if text.strip() else ()
+    except ValueError as error:
+        raise ValueError(
+            f"cannot read the sizes {text!r}. Expected whole numbers, such as 512,512."
+        ) from error
+
+
 def check_numbers(args: argparse.Namespace) -> None:
     """Check what boilr's own checks divide by, and what it does not check.
 
@@ -190,6 +214,8 @@ def check_arguments(args: argparse.Namespace) -> None:
     if args.resume and args.dry_run:
         raise ValueError("--dry-run saves nothing, so it cannot go with --resume.")
     parse_on_nan(args.on_nan)
+    for half in ("encoder", "decoder"):
+        parse_sizes(getattr(args, f"{half}_hidden"))
     for name, most in _MOST.items():
         if getattr(args, name) > most:
             raise ValueError(f"{name} must be at most {most}, got {getattr(args, name)}.")

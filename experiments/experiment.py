@@ -19,6 +19,7 @@ from experiments.arguments import (
     check_arguments,
     check_numbers,
     complete_help,
+    parse_sizes,
 )
 from experiments.boilr_model import AIRModel
 from experiments.datasets.sources import folder_name, z_where_mean
@@ -255,6 +256,8 @@ def make_config(args: argparse.Namespace, data_shape: tuple[int, ...], num_steps
         channels=channels,
         max_objects=args.max_objects,
         z_what_size=args.z_what_size,
+        encoder_hidden=parse_sizes(args.encoder_hidden),
+        decoder_hidden=parse_sizes(args.decoder_hidden),
         likelihood=args.likelihood,
         likelihood_sd=parse_schedule(args.likelihood_sd)(num_steps),
         continue_prob=parse_schedule(args.continue_prob)(num_steps),

@@ -136,6 +136,8 @@ def test_zero_is_refused_with_a_message(name, make_args):
         ({"likelihood_sd": "linear:0.3:0:4"}, r"--likelihood-sd must stay above 0, got 0\.0 at"),
         ({"likelihood_sd": "linear:0.3:0.2:4", "likelihood": "bernoulli"}, "must be a number"),
         ({"z_what_size": 0}, "z_what_size must be at least 1"),
+        ({"encoder_hidden": "12,many"}, "cannot read the sizes '12,many'"),
+        ({"decoder_hidden": "0"}, "decoder_hidden must hold sizes of at least 1"),
         ({"batch_size": 1000}, "Lower --batch-size"),
         ({"batch_size": 0}, "batch size must be at least 1"),
         ({"estimator": "rloo"}, r"rloo needs num_samples >= 2.*--num-samples"),
@@ -301,11 +303,18 @@ def test_the_model_keeps_the_continue_prob_of_the_last_step(schedule, end, make_
 
 def test_settings_reach_the_model(make_experiment):
     experiment = make_experiment(
-        max_objects=4, z_what_size=6, likelihood="bernoulli", likelihood_sd=0.2, num_samples=3
+        max_objects=4,
+        z_what_size=6,
+        likelihood="bernoulli",
+        likelihood_sd=0.2,
+        num_samples=3,
+        encoder_hidden="7,8",
+        decoder_hidden="",
     )
     config = experiment.model.air.config
     assert config.image_shape == (1, 18, 16)
     assert (config.max_objects, config.z_what_size) == (4, 6)
+    assert (config.encoder_hidden, config.decoder_hidden) == ((7, 8), ())
     assert (config.likelihood, config.likelihood_sd) == ("bernoulli", 0.2)
     assert experiment.model.estimator.num_samples == 3
 

@@ -36,6 +36,7 @@ POINT = ("count_accuracy_mode", "count_accuracy", "elbo")
 _SETTINGS = (
     *("batch_size", "max_steps", "test_log_every", "lr", "baseline_lr", "max_grad_norm"),
     *("max_objects", "z_what_size", "likelihood", "likelihood_sd", "continue_prob", "translate"),
+    *("encoder_hidden", "decoder_hidden"),
 )
 """Settings of a run that its result depends on."""
 

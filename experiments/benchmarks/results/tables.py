@@ -53,16 +53,32 @@ TABLES: dict[str, Table] = {
         title="original multi-MNIST",
         rows=(
             Row(
+                name="dip",
+                title="`enumerate`, the prior lowered twice, sharper, larger",
+                dataset="multi-mnist-pyro",
+                flags=(
+                    *("--max-steps", "8000", "--translate", "--likelihood-sd", "0.2"),
+                    *("--encoder-hidden", "512,512", "--decoder-hidden", "512,512"),
+                    "--continue-prob",
+                    "exponential:0.01@0,0.01@960,1e-35@1040,1e-35@2640,0.5@4800,"
+                    "1e-35@4880,1e-35@5600,0.5@7040",
+                ),
+            ),
+            Row(
+                name="reinforce",
+                title="`reinforce`, the prior lowered once",
+                dataset="multi-mnist-pyro",
+                flags=(
+                    *("--estimator", "reinforce", "--max-steps", "6000", "--translate"),
+                    "--continue-prob",
+                    "exponential:1e-5@0,0.01@1500,1e-14@1560,1e-14@2520,0.5@4200",
+                ),
+            ),
+            Row(
                 name="enumerate",
                 title="`enumerate`, 6000 steps",
                 dataset="multi-mnist-pyro",
                 flags=("--max-steps", "6000"),
-            ),
-            Row(
-                name="reinforce",
-                title="`reinforce`, 6000 steps",
-                dataset="multi-mnist-pyro",
-                flags=("--estimator", "reinforce", "--max-steps", "6000"),
             ),
         ),
     ),
