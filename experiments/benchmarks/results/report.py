@@ -42,6 +42,8 @@ def read_row(folder: Path, row: Row) -> list[Record]:
 def format_table(table: Table, folder: Path) -> str:
     """The table and the commands that made it; every seed counts, a broken one as a failure.
 
+    Nothing where there is no record.
+
     Args:
         table: which rows.
         folder: of its records.
@@ -55,6 +57,8 @@ def format_table(table: Table, folder: Path) -> str:
         commits = ", ".join(sorted({str(record["commit"]) for record in records}))
         flags = " ".join(["--dataset", row.dataset, *row.flags])
         commands.append(f"- {row.title}: `python main.py train {flags} --seed SEED` ({commits})")
+    if not rows:
+        return ""
     return "\n".join([markdown.table(HEADER, rows), "", *commands])
 
 
