@@ -218,6 +218,7 @@ def test_public_names():
     assert set(air.__all__) == {
         "AIR",
         "AIRConfig",
+        "Chain",
         "Constant",
         "Cosine",
         "Exponential",
