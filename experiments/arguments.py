@@ -59,6 +59,13 @@ def add_own_arguments(parser: argparse.ArgumentParser) -> None:
         help="dimensions of an object's appearance (default: %(default)s)",
     )
     model.add_argument(
+        "--step-input",
+        metavar="WHAT",
+        default=defaults.step_input,
+        help="what the LSTM sees at each step: image (AIR), or difference, what the objects found "
+        "so far do not explain of it (DAIR) (default: %(default)s)",
+    )
+    model.add_argument(
         "--likelihood",
         metavar="NAME",
         default=defaults.likelihood,
@@ -78,6 +85,13 @@ def add_own_arguments(parser: argparse.ArgumentParser) -> None:
         help="prior probability of one more object: a number, or a schedule "
         "KIND:START:END:STEPS with KIND linear, exponential or cosine "
         "(default: %(default)s)",
+    )
+    model.add_argument(
+        "--learn-continue-prob-from",
+        metavar="STEP",
+        type=int,
+        help="from this step on learn that probability, instead of following --continue-prob; it "
+        "starts where --continue-prob ends (default: never)",
     )
     model.add_argument(
         "--baseline-lr",
@@ -206,6 +220,10 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise ValueError(
             "'checkpoint_every' must be a multiple of 'test_log_every', but current values "
             f"are {args.checkpoint_every} and {args.test_log_every}."
+        )
+    if args.learn_continue_prob_from is not None and args.learn_continue_prob_from < 0:
+        raise ValueError(
+            f"learn_continue_prob_from must be at least 0, got {args.learn_continue_prob_from}."
         )
     continue_prob = parse_schedule(args.continue_prob)
     for step in (0, args.max_steps):

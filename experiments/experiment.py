@@ -26,6 +26,10 @@ from experiments.loaders import SceneManager
 from experiments.objective import make_objective
 from experiments.pictures import save_reconstructions, save_samples
 
+PRIOR_LR_FACTOR = 10
+"""Of the learning rate of a learned ``continue_prob``: one number, which Adam moves by a step's
+length at a time, with a way of five units to go on the scale of its logit."""
+
 
 class AIRExperiment(boilr.VAEExperimentManager):
     """Trains AIR on a data set of scenes; runs under our trainer and under boilr's own.
@@ -135,7 +139,11 @@ class AIRExperiment(boilr.VAEExperimentManager):
 
     def _make_optimizer(self) -> torch.optim.Optimizer:
         args, model = self.args, self.model
-        groups = [{"params": list(model.air.parameters()), "lr": args.lr}]
+        prior = list(model.air.generative.prior.parameters())
+        others = [p for p in model.air.parameters() if not any(p is own for own in prior)]
+        groups = [{"params": others, "lr": args.lr}]
+        if prior:
+            groups.append({"params": prior, "lr": PRIOR_LR_FACTOR * args.lr})
         if own := list(model.estimator.parameters()):
             groups.append({"params": own, "lr": args.baseline_lr})
         self._learning_rates = [Cosine(group["lr"], 0.0, self.num_steps) for group in groups]
@@ -151,11 +159,21 @@ class AIRExperiment(boilr.VAEExperimentManager):
             y: numbers of objects, int64 ``(B,)``.
         """
         labels = None if y is None else y.to(self.device)
+        model = self.model
         continue_prob: float | Tensor | None = self.continue_prob
         if continue_prob is None:
-            continue_prob = self._continue_prob(self.model.global_step)
-        model = self.model
-        return self._objective(model.air, model.estimator, x.to(self.device), labels, continue_prob)
+            continue_prob = self._scheduled_prob(model.global_step)
+        learned = model.air.config.learn_continue_prob
+        if learned:
+            continue_prob = _scheduled_or_own(
+                continue_prob, model.air.generative.prior.continue_prob
+            )
+        results = self._objective(
+            model.air, model.estimator, x.to(self.device), labels, continue_prob
+        )
+        if learned:
+            results["continue_prob"] = continue_prob.detach()
+        return results
 
     def set_schedules(self) -> None:
         """Set the learning rates of this step, and the prior's probability if it is a tensor."""
@@ -166,7 +184,12 @@ class AIRExperiment(boilr.VAEExperimentManager):
             else:
                 group["lr"] = schedule(step)
         if self.continue_prob is not None:
-            self.continue_prob.fill_(self._continue_prob(step))
+            self.continue_prob.fill_(self._scheduled_prob(step))
+
+    def _scheduled_prob(self, step: int) -> float:
+        """The prior's probability of one more object at a step; 0 where the model's own holds."""
+        start = self.args.learn_continue_prob_from
+        return self._continue_prob(step) if start is None or step < start else 0.0
 
     def post_backward_callback(self) -> None:
         """Set the learning rates of this step, just before boilr's trainer takes it."""
@@ -244,11 +267,23 @@ def make_config(args: argparse.Namespace, data_shape: tuple[int, ...], num_steps
         channels=channels,
         max_objects=args.max_objects,
         z_what_size=args.z_what_size,
+        step_input=args.step_input,
+        learn_continue_prob=args.learn_continue_prob_from is not None,
         likelihood=args.likelihood,
         likelihood_sd=args.likelihood_sd,
         continue_prob=parse_schedule(args.continue_prob)(num_steps),
         z_where_mean=z_where_mean(args.dataset),
     )
+
+
+def _scheduled_or_own(scheduled: float | Tensor, own: Tensor) -> Tensor:
+    """The schedule's value, or the model's own where that is 0.
+
+    Chosen on the device: a recorded step takes either way. The way not taken has a gradient of 0.
+    """
+    if not isinstance(scheduled, Tensor):
+        scheduled = own.new_full((), scheduled)
+    return torch.where(scheduled > 0, scheduled, own)
 
 
 def _summary(metrics: dict[str, float]) -> str:

@@ -112,9 +112,7 @@ DATASETS: dict[str, DatasetSpec] = {
         _other_counts(
             "multi-mnist-2", (2,), "to judge by after 0, 1 or 3", pixel_sum=1_775_693_411
         ),
-        _other_counts(
-            "multi-mnist-3", (3,), "to judge by after 0 to 2", pixel_sum=2_585_369_164
-        ),
+        _other_counts("multi-mnist-3", (3,), "to judge by after 0 to 2", pixel_sum=2_585_369_164),
         DatasetSpec(
             name="multi-mnist-pyro",
             description="the multi-MNIST of Pyro's AIR example, bit for bit; needs full MNIST",
