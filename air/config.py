@@ -11,7 +11,7 @@ from torch import Tensor
 __all__ = ["AIRConfig", "check_images"]
 
 Likelihood = Literal["normal", "bernoulli"]
-StepInput = Literal["image", "difference"]
+StepInput = Literal["image", "difference", "difference-only"]
 
 _MOST_OBJECTS = 1000
 _MOST_LAYERS = 100
@@ -51,8 +51,9 @@ class AIRConfig:
     likelihood_sd: float = 0.3
     """Standard deviation of a pixel (normal only). Sharper ones are more easily stuck."""
     step_input: StepInput = "image"
-    """What the LSTM sees at each step: the ``image``, always the same (AIR), or its ``difference``
-    from the canvas of the objects found so far (DAIR)."""
+    """What the LSTM sees at each step: the ``image``, always the same (AIR); its ``difference``
+    from the canvas of the objects found so far (DAIR); or the ``difference-only``, without memory
+    and the latents before. A memory can count: a number never seen is then a reason to stop."""
     lstm_size: int = 256
     """Size of the LSTM's hidden state."""
     image_embedding: tuple[int, ...] = ()

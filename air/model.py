@@ -60,7 +60,12 @@ class AIR(nn.Module):
             image_features = features
         self.inference = InferenceNetwork(
             embedding=embedding,
-            lstm=ImageLSTM(image_features, 3 + config.z_what_size, config.lstm_size),
+            lstm=ImageLSTM(
+                image_features,
+                3 + config.z_what_size,
+                config.lstm_size,
+                memory=config.step_input != "difference-only",
+            ),
             predictor=StepPredictor(config.lstm_size, config.predictor_hidden),
             encoder=GlimpseEncoder(config.glimpse_shape, config.encoder_hidden, config.z_what_size),
             max_objects=config.max_objects,

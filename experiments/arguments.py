@@ -62,8 +62,9 @@ def add_own_arguments(parser: argparse.ArgumentParser) -> None:
         "--step-input",
         metavar="WHAT",
         default=defaults.step_input,
-        help="what the LSTM sees at each step: image (AIR), or difference, what the objects found "
-        "so far do not explain of it (DAIR) (default: %(default)s)",
+        help="what the LSTM sees at each step: image (AIR); difference, what the objects found so "
+        "far do not explain of it (DAIR); or difference-only, without memory of the steps before "
+        "(default: %(default)s)",
     )
     model.add_argument(
         "--likelihood",

@@ -163,17 +163,12 @@ class AIRExperiment(boilr.VAEExperimentManager):
         continue_prob: float | Tensor | None = self.continue_prob
         if continue_prob is None:
             continue_prob = self._scheduled_prob(model.global_step)
-        learned = model.air.config.learn_continue_prob
-        if learned:
-            continue_prob = _scheduled_or_own(
-                continue_prob, model.air.generative.prior.continue_prob
-            )
-        results = self._objective(
-            model.air, model.estimator, x.to(self.device), labels, continue_prob
-        )
-        if learned:
-            results["continue_prob"] = continue_prob.detach()
-        return results
+        images = x.to(self.device)
+        if not model.air.config.learn_continue_prob:
+            return self._objective(model.air, model.estimator, images, labels, continue_prob)
+        used = _scheduled_or_own(continue_prob, model.air.generative.prior.continue_prob)
+        results = self._objective(model.air, model.estimator, images, labels, used)
+        return results | {"continue_prob": used.detach()}
 
     def set_schedules(self) -> None:
         """Set the learning rates of this step, and the prior's probability if it is a tensor."""

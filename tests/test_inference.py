@@ -115,6 +115,21 @@ def test_each_step_sees_what_the_objects_before_leave_unexplained(likelihood):
         torch.testing.assert_close(features.expand_as(expected), expected)
 
 
+def test_without_memory_a_step_depends_on_the_difference_alone():
+    """Whatever was found before: equal differences give equal steps, and so no step can count."""
+    model, images = (
+        difference_model(step_input="difference-only"),
+        small_images(dtype=torch.float64),
+    )
+    canvas = torch.rand(1, 5, *model.config.image_shape, dtype=torch.float64)
+    result = rollout(model, images, use_means=True, add_object=lambda *_: canvas)
+    torch.testing.assert_close(result.continue_logits[:, :, 1], result.continue_logits[:, :, 2])
+    torch.testing.assert_close(result.z_where[:, :, 1], result.z_where[:, :, 2])
+    model = difference_model()
+    result = rollout(model, images, use_means=True, add_object=lambda *_: canvas)
+    assert (result.continue_logits[:, :, 1] != result.continue_logits[:, :, 2]).all()
+
+
 def test_objects_of_the_canvas_are_those_of_the_rollout():
     model, images = difference_model(), small_images(dtype=torch.float64)
     output = model(images, num_samples=2)
@@ -136,7 +151,7 @@ def test_a_later_step_cannot_change_an_earlier_one():
     torch.testing.assert_close(results[0].continue_logits, results[1].continue_logits[:, :, :2])
 
 
-@pytest.mark.parametrize("step_input", ["image", "difference"])
+@pytest.mark.parametrize("step_input", ["image", "difference", "difference-only"])
 def test_gradient_of_the_bound_is_that_of_finite_differences(step_input):
     """By every parameter, of the decoder too: q depends on it through the canvas seen."""
     model = difference_model(step_input=step_input)

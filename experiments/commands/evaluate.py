@@ -166,7 +166,8 @@ def _more(
     report: dict[str, Any] = {}
     texts = []
     if args.localisation:
-        masks = scenes.instance_masks() if getattr(scenes, "masks", None) is not None else None
+        known = getattr(scenes, "masks", None) is not None
+        masks = getattr(scenes, "instance_masks")() if known else None  # noqa: B009
         with tqdm(total=len(scenes), desc="localise", unit="scene", file=sys.stderr) as bar:
             localisation = localise(
                 air, scenes, masks, batch_size=args.batch_size, on_batch=bar.update
