@@ -74,7 +74,7 @@ class Calibration:
 
 
 def reliability(probability: Tensor, true: Tensor, num_bins: int = NUM_BINS) -> Reliability:
-    """Sort forecasts into bins; a probability on an edge falls into the lower one.
+    """Sort forecasts into bins.
 
     Args:
         probability: of each forecast, in [0, 1], ``(N,)``.
