@@ -39,8 +39,9 @@ from experiments.datasets import Scenes
 
 __all__ = ["BoxScores", "Localisation", "MaskScores", "format_localisation", "localise"]
 
-VISIBLE = 0.1
-"""A pixel belongs to an object where the object alone is at least that bright, of 1."""
+VISIBLE = 0.2
+"""A pixel belongs to an object where the object alone is at least that bright, of 1. Chosen on
+1000 training scenes of ``multi-mnist``: 0.1, 0.2 and 0.3 gave a mean IoU of 0.78, 0.82, 0.81."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,7 +189,7 @@ def paired_ious(found: Tensor, true: Tensor) -> list[float]:
         raise _missing("scikit-learn (and scipy with it)") from error
     if len(found) == 0 or len(true) == 0:
         return [0.0] * len(true)
-    iou = box_iou(true, found)
+    iou = box_iou(true, found).nan_to_num()  # of two empty boxes: 0
     rows, columns = linear_sum_assignment(iou.numpy(), maximize=True)
     paired = [0.0] * len(true)
     for row, column in zip(rows, columns, strict=True):

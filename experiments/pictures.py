@@ -33,7 +33,8 @@ def save_localisation(air: AIR, scenes: Scenes, path: Path, *, columns: int = 8)
     found = tight_boxes(reading.objects.amax(dim=2))
     above = draw_boxes(scenes.images, scenes.boxes, scenes.num_objects)
     below = draw_boxes(scenes.images, found.cpu(), reading.counts.cpu())
-    save_png(image_grid(torch.cat([above, below], dim=-2), columns=columns, padding=6), path)
+    gap = above.new_full((*above.shape[:2], 3, above.shape[3]), 0.5)
+    save_png(image_grid(torch.cat([above, gap, below], dim=-2), columns=columns, padding=6), path)
 
 
 def save_samples(air: AIR, path: Path, *, columns: int = 8) -> None:

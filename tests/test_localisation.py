@@ -68,6 +68,10 @@ def test_ious_of_the_best_pairing(ours, theirs, expected):
     assert paired_ious(*boxes) == pytest.approx(expected)
 
 
+def test_an_empty_box_is_nowhere():
+    assert paired_ious(torch.zeros(1, 4), torch.zeros(1, 4)) == [0.0]
+
+
 def test_perfect_boxes():
     true = [[SQUARE, FAR], [], [HALF]]
     scores = score_boxes(*found(true), scenes_of(true))
@@ -148,6 +152,7 @@ def test_a_model_that_draws_the_truth():
     model, images = small_model(), small_images(12)
     with torch.no_grad():
         model.inference.predictor.mlp[-1].bias[0] += 2.0
+    model.generative.decoder.bias = 2.0
     reading = model.infer(images)
     assert reading.counts.max() > 1
     most = int(reading.counts.max())

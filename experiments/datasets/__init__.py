@@ -103,16 +103,6 @@ DATASETS: dict[str, DatasetSpec] = {
             needs_full_mnist=False,
             pixel_sum=893_860_486,
         ),
-        _other_counts(
-            "multi-mnist-0-1-3",
-            (0, 1, 3),
-            "to learn from where 2 is a number never seen",
-            pixel_sum=1_167_491_621,
-        ),
-        _other_counts(
-            "multi-mnist-2", (2,), "to judge by after 0, 1 or 3", pixel_sum=1_775_693_411
-        ),
-        _other_counts("multi-mnist-3", (3,), "to judge by after 0 to 2", pixel_sum=2_585_369_164),
         DatasetSpec(
             name="multi-mnist-pyro",
             description="the multi-MNIST of Pyro's AIR example, bit for bit; needs full MNIST",
@@ -130,6 +120,16 @@ DATASETS: dict[str, DatasetSpec] = {
             needs_full_mnist=True,
             pixel_sum=894_575_454,
         ),
+        _other_counts(
+            "multi-mnist-0-1-3",
+            (0, 1, 3),
+            "to learn from where 2 is a number never seen",
+            pixel_sum=1_167_491_621,
+        ),
+        _other_counts(
+            "multi-mnist-2", (2,), "to judge by after 0, 1 or 3", pixel_sum=1_775_693_411
+        ),
+        _other_counts("multi-mnist-3", (3,), "to judge by after 0 to 2", pixel_sum=2_585_369_164),
     )
 }
 
