@@ -132,7 +132,10 @@ def test_faults_of_ours_are_not_hidden(monkeypatch):
         (["--dataset", "cifar"], ["unknown data set 'cifar'", "multi-mnist"]),
         (["--estimator", "vimco2"], ["unknown estimator 'vimco2'", "enumerate", "reinforce"]),
         (["--continue-prob", "often"], ["cannot read the schedule 'often'"]),
-        (["--step-input", "x"], ["unknown step_input 'x'", "difference-only", "image"]),
+        (
+            ["--batch-size", "8", "--step-input", "x"],
+            ["unknown step_input 'x'", "difference-only", "image"],
+        ),
         (["--learn-continue-prob-from", "-1"], ["learn_continue_prob_from must be at least 0"]),
         (["--lr", "-1"], ["lr must be above 0, got -1.0"]),
         (["--max-steps", "0"], ["max_steps must be at least 1, got 0"]),
