@@ -9,7 +9,7 @@ import boilr
 import torch
 from torch import Tensor
 
-from air import AIR, AIRConfig, Cosine, make_estimator
+from air import AIR, AIRConfig, Constant, Cosine, make_estimator
 from air.config import check_images
 from air.evaluation import evaluate
 from air.schedules import parse_schedule
@@ -27,8 +27,9 @@ from experiments.objective import make_objective
 from experiments.pictures import save_reconstructions, save_samples
 
 PRIOR_LR_FACTOR = 10
-"""Of the learning rate of a learned ``continue_prob``: one number, which Adam moves by a step's
-length at a time, with a way of five units to go on the scale of its logit."""
+"""Of the learning rate of a learned ``continue_prob``, which stays constant: one number, which Adam
+moves by that length at a time, with a way of five units to go on the scale of its logit, when the
+others' rates are nearly zero."""
 
 
 class AIRExperiment(boilr.VAEExperimentManager):
@@ -139,14 +140,17 @@ class AIRExperiment(boilr.VAEExperimentManager):
 
     def _make_optimizer(self) -> torch.optim.Optimizer:
         args, model = self.args, self.model
-        prior = list(model.air.generative.prior.parameters())
+        length, prior = self.num_steps, list(model.air.generative.prior.parameters())
         others = [p for p in model.air.parameters() if not any(p is own for own in prior)]
         groups = [{"params": others, "lr": args.lr}]
         if prior:
             groups.append({"params": prior, "lr": PRIOR_LR_FACTOR * args.lr})
         if own := list(model.estimator.parameters()):
             groups.append({"params": own, "lr": args.baseline_lr})
-        self._learning_rates = [Cosine(group["lr"], 0.0, self.num_steps) for group in groups]
+        self._learning_rates = [
+            Constant(group["lr"]) if group["params"] is prior else Cosine(group["lr"], 0.0, length)
+            for group in groups
+        ]
         self._continue_prob = parse_schedule(args.continue_prob)
         self._objective = make_objective(self.device, args.precision, compiled=args.compile)
         return torch.optim.Adam(groups, fused=True)

@@ -294,12 +294,15 @@ def test_continue_prob_is_learned_from_the_step_on_that_is_asked_for(make_experi
 
 
 def test_a_learned_continue_prob_has_a_learning_rate_of_its_own(make_experiment):
-    experiment = make_experiment(learn_continue_prob_from=0, lr=0.01)
+    experiment = make_experiment(learn_continue_prob_from=0, lr=0.01, max_steps=3_000)
     rest, prior = experiment.optimizer.param_groups
     (parameter,) = prior["params"]
     assert parameter is experiment.model.air.generative.prior.continue_logit
     assert all(p is not parameter for p in rest["params"])
+    experiment.model._global_step = 2_999
+    experiment.set_schedules()
     assert prior["lr"] == pytest.approx(0.1)
+    assert rest["lr"] < 1e-4
     assert "continue_prob" not in make_experiment().forward_pass(*first_batch(experiment))
 
 
