@@ -73,6 +73,14 @@ def add_own_arguments(parser: argparse.ArgumentParser) -> None:
             help=f"hidden layers of the glimpse {half}, separated by commas (default: %(default)s)",
         )
     model.add_argument(
+        "--step-input",
+        metavar="WHAT",
+        default=defaults.step_input,
+        help="what the LSTM sees at each step: image (AIR); difference, what the objects found so "
+        "far do not explain of it (DAIR); or difference-only, without memory of the steps before "
+        "(default: %(default)s)",
+    )
+    model.add_argument(
         "--likelihood",
         metavar="NAME",
         default=defaults.likelihood,
@@ -91,6 +99,13 @@ def add_own_arguments(parser: argparse.ArgumentParser) -> None:
         help="prior probability of one more object: a number, or a schedule "
         "KIND:START:END:STEPS or KIND:VALUE@0,VALUE@STEP,... with KIND linear, exponential or "
         "cosine (default: %(default)s)",
+    )
+    model.add_argument(
+        "--learn-continue-prob-from",
+        metavar="STEP",
+        type=int,
+        help="from this step on learn that probability, instead of following --continue-prob; it "
+        "starts where --continue-prob ends (default: never)",
     )
     model.add_argument(
         "--baseline-lr",
@@ -238,6 +253,10 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise ValueError(
             "'checkpoint_every' must be a multiple of 'test_log_every', but current values "
             f"are {args.checkpoint_every} and {args.test_log_every}."
+        )
+    if args.learn_continue_prob_from is not None and args.learn_continue_prob_from < 0:
+        raise ValueError(
+            f"learn_continue_prob_from must be at least 0, got {args.learn_continue_prob_from}."
         )
     continue_prob = parse_schedule(args.continue_prob)
     for step in (0, args.max_steps):

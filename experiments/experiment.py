@@ -9,10 +9,10 @@ import boilr
 import torch
 from torch import Tensor
 
-from air import AIR, AIRConfig, Cosine, make_estimator
+from air import AIR, AIRConfig, Constant, Cosine, make_estimator
 from air.config import check_images
 from air.evaluation import evaluate
-from air.schedules import Constant, parse_schedule
+from air.schedules import parse_schedule
 from experiments import distributed
 from experiments.arguments import (
     add_own_arguments,
@@ -26,6 +26,11 @@ from experiments.datasets.sources import folder_name, z_where_mean
 from experiments.loaders import SceneManager
 from experiments.objective import make_objective
 from experiments.pictures import save_reconstructions, save_samples
+
+PRIOR_LR_FACTOR = 10
+"""Of the learning rate of a learned ``continue_prob``, which stays constant: one number, which Adam
+moves by that length at a time, with a way of five units to go on the scale of its logit, when the
+others' rates are nearly zero."""
 
 
 class AIRExperiment(boilr.VAEExperimentManager):
@@ -136,10 +141,17 @@ class AIRExperiment(boilr.VAEExperimentManager):
 
     def _make_optimizer(self) -> torch.optim.Optimizer:
         args, model = self.args, self.model
-        groups = [{"params": list(model.air.parameters()), "lr": args.lr}]
+        length, prior = self.num_steps, list(model.air.generative.prior.parameters())
+        others = [p for p in model.air.parameters() if not any(p is own for own in prior)]
+        groups = [{"params": others, "lr": args.lr}]
+        if prior:
+            groups.append({"params": prior, "lr": PRIOR_LR_FACTOR * args.lr})
         if own := list(model.estimator.parameters()):
             groups.append({"params": own, "lr": args.baseline_lr})
-        self._learning_rates = [Cosine(group["lr"], 0.0, self.num_steps) for group in groups]
+        self._learning_rates = [
+            Constant(group["lr"]) if group["params"] is prior else Cosine(group["lr"], 0.0, length)
+            for group in groups
+        ]
         self._schedules = (parse_schedule(args.continue_prob), parse_schedule(args.likelihood_sd))
         self._objective = make_objective(
             self.device, args.precision, compiled=args.compile, translated=args.translate
@@ -154,19 +166,24 @@ class AIRExperiment(boilr.VAEExperimentManager):
             y: numbers of objects, int64 ``(B,)``.
         """
         labels = None if y is None else y.to(self.device)
-        model, scheduled = self.model, self.scheduled
+        model, scheduled, step = self.model, self.scheduled, self.model.global_step
         continue_prob: float | Tensor
         likelihood_sd: float | Tensor | None
         if scheduled is None:
-            continue_prob, likelihood_sd = (value(model.global_step) for value in self._schedules)
+            continue_prob, likelihood_sd = self._scheduled_prob(step), self._schedules[1](step)
         else:
             continue_prob, likelihood_sd = scheduled.unbind()
         if isinstance(self._schedules[1], Constant):
             likelihood_sd = None  # the model's own: nothing to hand over
+        learned = model.air.config.learn_continue_prob
+        if learned:
+            own = model.air.generative.prior.continue_prob
+            continue_prob = _scheduled_or_own(continue_prob, own)
         images = x.to(self.device)
-        return self._objective(
+        results = self._objective(
             model.air, model.estimator, images, labels, continue_prob, likelihood_sd
         )
+        return results | {"continue_prob": continue_prob.detach()} if learned else results
 
     def set_schedules(self) -> None:
         """Set the learning rates of this step, and the other schedules if they are tensors."""
@@ -177,8 +194,14 @@ class AIRExperiment(boilr.VAEExperimentManager):
             else:
                 group["lr"] = schedule(step)
         if self.scheduled is not None:
-            for place, value in zip(self.scheduled, self._schedules, strict=True):
-                place.fill_(value(step))
+            values = (self._scheduled_prob(step), self._schedules[1](step))
+            for place, value in zip(self.scheduled, values, strict=True):
+                place.fill_(value)
+
+    def _scheduled_prob(self, step: int) -> float:
+        """The prior's probability of one more object at a step; 0 where the model's own holds."""
+        start = self.args.learn_continue_prob_from
+        return self._schedules[0](step) if start is None or step < start else 0.0
 
     def post_backward_callback(self) -> None:
         """Set the learning rates of this step, just before boilr's trainer takes it."""
@@ -258,11 +281,23 @@ def make_config(args: argparse.Namespace, data_shape: tuple[int, ...], num_steps
         z_what_size=args.z_what_size,
         encoder_hidden=parse_sizes(args.encoder_hidden),
         decoder_hidden=parse_sizes(args.decoder_hidden),
+        step_input=args.step_input,
+        learn_continue_prob=args.learn_continue_prob_from is not None,
         likelihood=args.likelihood,
         likelihood_sd=parse_schedule(args.likelihood_sd)(num_steps),
         continue_prob=parse_schedule(args.continue_prob)(num_steps),
         z_where_mean=z_where_mean(args.dataset),
     )
+
+
+def _scheduled_or_own(scheduled: float | Tensor, own: Tensor) -> Tensor:
+    """The schedule's value, or the model's own where that is 0.
+
+    Chosen on the device: a recorded step takes either way. The way not taken has a gradient of 0.
+    """
+    if not isinstance(scheduled, Tensor):
+        scheduled = own.new_full((), scheduled)
+    return torch.where(scheduled > 0, scheduled, own)
 
 
 def _summary(metrics: dict[str, float]) -> str:

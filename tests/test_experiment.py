@@ -293,6 +293,35 @@ def test_likelihood_sd_schedule_reaches_the_likelihood_step_by_step(make_experim
     assert experiment.model.air.config.likelihood_sd == 0.1
 
 
+def test_continue_prob_is_learned_from_the_step_on_that_is_asked_for(make_experiment):
+    experiment = make_experiment(
+        continue_prob="linear:0.1:0.5:4", max_steps=8, lr=0.01, learn_continue_prob_from=2
+    )
+    prior = experiment.model.air.generative.prior
+    used, own = [], []
+    for _ in range(4):
+        own.append(prior.continue_prob.item())
+        used.append(train_one_step(experiment)["continue_prob"].item())
+    assert used[:2] == pytest.approx([0.1, 0.2])  # the schedule's
+    assert own[:3] == pytest.approx([0.5] * 3)  # what it ends with, untouched
+    assert used[2:] == pytest.approx(own[2:])
+    assert own[3] != pytest.approx(0.5)
+    assert experiment.model.air.prior().num_steps.continue_prob.item() == prior.continue_prob.item()
+
+
+def test_a_learned_continue_prob_has_a_learning_rate_of_its_own(make_experiment):
+    experiment = make_experiment(learn_continue_prob_from=0, lr=0.01, max_steps=3_000)
+    rest, prior = experiment.optimizer.param_groups
+    (parameter,) = prior["params"]
+    assert parameter is experiment.model.air.generative.prior.continue_logit
+    assert all(p is not parameter for p in rest["params"])
+    experiment.model._global_step = 2_999
+    experiment.set_schedules()
+    assert prior["lr"] == pytest.approx(0.1)
+    assert rest["lr"] < 1e-4
+    assert "continue_prob" not in make_experiment().forward_pass(*first_batch(experiment))
+
+
 @pytest.mark.parametrize(
     ("schedule", "end"), [("0.2", 0.2), ("linear:0.1:0.5:8", 0.3), ("exponential:1e-4:0.1:2", 0.1)]
 )
@@ -308,13 +337,21 @@ def test_settings_reach_the_model(make_experiment):
         likelihood="bernoulli",
         likelihood_sd=0.2,
         num_samples=3,
+<<<<<<< HEAD
         encoder_hidden="7,8",
         decoder_hidden="",
+=======
+        step_input="difference",
+>>>>>>> questions
     )
     config = experiment.model.air.config
     assert config.image_shape == (1, 18, 16)
     assert (config.max_objects, config.z_what_size) == (4, 6)
+<<<<<<< HEAD
     assert (config.encoder_hidden, config.decoder_hidden) == ((7, 8), ())
+=======
+    assert (config.step_input, config.learn_continue_prob) == ("difference", False)
+>>>>>>> questions
     assert (config.likelihood, config.likelihood_sd) == ("bernoulli", 0.2)
     assert experiment.model.estimator.num_samples == 3
 
