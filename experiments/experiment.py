@@ -175,15 +175,14 @@ class AIRExperiment(boilr.VAEExperimentManager):
             continue_prob, likelihood_sd = scheduled.unbind()
         if isinstance(self._schedules[1], Constant):
             likelihood_sd = None  # the model's own: nothing to hand over
-        learned = model.air.config.learn_continue_prob
-        if learned:
+        images, used = x.to(self.device), None
+        if model.air.config.learn_continue_prob:
             own = model.air.generative.prior.continue_prob
-            continue_prob = _scheduled_or_own(continue_prob, own)
-        images = x.to(self.device)
+            continue_prob = used = _scheduled_or_own(continue_prob, own)
         results = self._objective(
             model.air, model.estimator, images, labels, continue_prob, likelihood_sd
         )
-        return results | {"continue_prob": continue_prob.detach()} if learned else results
+        return results if used is None else results | {"continue_prob": used.detach()}
 
     def set_schedules(self) -> None:
         """Set the learning rates of this step, and the other schedules if they are tensors."""

@@ -337,21 +337,15 @@ def test_settings_reach_the_model(make_experiment):
         likelihood="bernoulli",
         likelihood_sd=0.2,
         num_samples=3,
-<<<<<<< HEAD
         encoder_hidden="7,8",
         decoder_hidden="",
-=======
         step_input="difference",
->>>>>>> questions
     )
     config = experiment.model.air.config
     assert config.image_shape == (1, 18, 16)
     assert (config.max_objects, config.z_what_size) == (4, 6)
-<<<<<<< HEAD
     assert (config.encoder_hidden, config.decoder_hidden) == ((7, 8), ())
-=======
     assert (config.step_input, config.learn_continue_prob) == ("difference", False)
->>>>>>> questions
     assert (config.likelihood, config.likelihood_sd) == ("bernoulli", 0.2)
     assert experiment.model.estimator.num_samples == 3
 

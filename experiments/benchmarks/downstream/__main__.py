@@ -12,7 +12,7 @@ from experiments.arguments import add_data_arguments
 from experiments.benchmarks import downstream
 from experiments.benchmarks.downstream.probes import TASKS, measure
 from experiments.benchmarks.downstream.report import format_table, save_picture
-from experiments.benchmarks.table import insert
+from experiments.benchmarks.markdown import insert
 from experiments.boilr_folder import read_run_config
 from experiments.commands.evaluate import load_run
 from experiments.datasets import Scenes
