@@ -148,10 +148,14 @@ def test_bad_flags_are_refused(project, flags, message, capsys):
     assert message in capsys.readouterr().err
 
 
-def test_a_record_of_other_settings_is_refused(project, capsys):
+def test_a_record_of_other_settings_is_refused(project, monkeypatch, capsys):
     assert make(project, "--seeds", "1") == 0
-    assert make(project, "--seeds", "1", "--samples", "7") == 2
+    changed = Row(name="plain", title="`plain`", dataset="a-set", samples=7)
+    monkeypatch.setitem(TABLES, "some", Table(title="some", rows=(changed,)))
+    assert make(project, "--seeds", "1") == 2
     assert "samples = 20 instead of 7" in capsys.readouterr().err
+    assert make(project, "--report") == 2
+    assert "was made with" in capsys.readouterr().err
 
 
 def test_insert_needs_its_markers():

@@ -37,13 +37,6 @@ def make_parser() -> argparse.ArgumentParser:
         help="make seeds 0 to N - 1 of each row (default: %(default)s)",
     )
     parser.add_argument(
-        "--samples",
-        metavar="K",
-        type=int,
-        default=20,
-        help="importance-weighted samples of the bound of log p(x) (default: %(default)s)",
-    )
-    parser.add_argument(
         "--jobs",
         metavar="J",
         type=int,
@@ -103,14 +96,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(args: argparse.Namespace) -> None:
     if args.table not in TABLES:
         raise ValueError(f"unknown table {args.table!r}. Expected one of: {', '.join(TABLES)}.")
-    for name, least in (("seeds", 1), ("samples", 0), ("jobs", 1), ("threads", 1)):
+    for name, least in (("seeds", 1), ("jobs", 1), ("threads", 1)):
         if getattr(args, name) < least:
             raise ValueError(f"{name} must be at least {least}, got {getattr(args, name)}.")
     table = TABLES[args.table]
     rows = [table.find(name.strip()) for name in args.rows.split(",")] if args.rows else table.rows
     if not args.report:
         jobs = [
-            Job(table=args.table, row=row, seed=seed, samples=args.samples, records=args.records)
+            Job(table=args.table, row=row, seed=seed, records=args.records)
             for seed in range(args.seeds)  # seed by seed: a table of few seeds is there early
             for row in rows
         ]

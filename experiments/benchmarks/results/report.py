@@ -31,7 +31,7 @@ def read_row(folder: Path, row: Row) -> list[Record]:
     records = [read_record(record_path(folder, row.name, f"seed{seed}")) for seed in seeds]
     for record in records:
         settings = record["settings"]
-        if any(settings[name] != value for name, value in row.settings.items()):
+        if settings != row.settings:
             raise ValueError(
                 f"the record of {row.name}, seed {record['seed']}, was made with {settings} "
                 f"instead of {row.settings}. Remove it, or make it anew."

@@ -34,8 +34,6 @@ class Job:
     table: str
     row: Row
     seed: int
-    samples: int
-    """Importance-weighted samples of the bound of log p(x)."""
     records: Path
 
     @property
@@ -48,14 +46,9 @@ class Job:
         """Of the record."""
         return record_path(self.records / self.table, self.row.name, f"seed{self.seed}")
 
-    @property
-    def settings(self) -> dict[str, Any]:
-        """What the record depends on besides the seed."""
-        return {**self.row.settings, "samples": self.samples}
-
     def read(self) -> dict[str, Any] | None:
         """The record, if the run was made."""
-        return read_finished(self.path, self.settings)
+        return read_finished(self.path, self.row.settings)
 
 
 class _Processes:
@@ -157,7 +150,7 @@ def _make(
         "seed": job.seed,
         "status": "finished",
         "reason": None,
-        "settings": job.settings,
+        "settings": job.row.settings,
         "commands": [f"python {' '.join(command)}"],
         "commit": _commit(),
         "torch_version": str(torch.__version__),
@@ -167,7 +160,7 @@ def _make(
     if trained.returncode:
         record |= {"status": "failed", "reason": _breakdown(job, trained)}
     else:
-        evaluation = ["evaluate", "--samples", str(job.samples), "--json"]
+        evaluation = ["evaluate", "--samples", str(job.row.samples), "--json"]
         threads_flag = ["--threads", str(threads)]
         evaluated = processes.run(
             ["main.py", *evaluation, "--load", job.name, *place, *threads_flag], threads

@@ -18,10 +18,13 @@ class Row:
     flags: tuple[str, ...] = ()
     """Further flags of ``main.py train``; none are the defaults."""
 
+    samples: int = 20
+    """Importance-weighted samples of the bound of log p(x)."""
+
     @property
-    def settings(self) -> dict[str, str | list[str]]:
+    def settings(self) -> dict[str, str | int | list[str]]:
         """What its results depend on besides the seed, ready for JSON."""
-        return {"dataset": self.dataset, "flags": list(self.flags)}
+        return {"dataset": self.dataset, "flags": list(self.flags), "samples": self.samples}
 
     def train_flags(self, seed: int) -> list[str]:
         """Flags of ``main.py train`` for one seed."""
@@ -52,6 +55,23 @@ TABLES: dict[str, Table] = {
     "multi-mnist": Table(
         title="original multi-MNIST",
         rows=(
+            Row(
+                name="enumerate-long",
+                title="`enumerate`, 20 000 steps, constant prior",
+                dataset="multi-mnist-pyro",
+                flags=("--max-steps", "20000", "--continue-prob", "0.01"),
+                samples=100,
+            ),
+            Row(
+                name="reinforce-long",
+                title="`reinforce`, 20 000 steps, constant prior",
+                dataset="multi-mnist-pyro",
+                flags=(
+                    *("--estimator", "reinforce"),
+                    *("--max-steps", "20000", "--continue-prob", "0.01"),
+                ),
+                samples=100,
+            ),
             Row(
                 name="dip",
                 title="`enumerate`, the prior lowered twice, sharper, larger",
