@@ -77,11 +77,11 @@ TABLES: dict[str, Table] = {
                 title="`enumerate`, the prior lowered twice, sharper, larger",
                 dataset="multi-mnist-pyro",
                 flags=(
-                    *("--max-steps", "8000", "--translate", "--likelihood-sd", "0.2"),
+                    *("--max-steps", "9000", "--translate", "--likelihood-sd", "0.2"),
                     *("--encoder-hidden", "512,512", "--decoder-hidden", "512,512"),
                     "--continue-prob",
-                    "exponential:0.01@0,0.01@960,1e-35@1040,1e-35@2640,0.5@4800,"
-                    "1e-35@4880,1e-35@5600,0.5@7040",
+                    "exponential:0.01@0,0.01@990,1e-35@1080,1e-35@2700,0.1@4950,"
+                    "1e-35@5040,1e-35@6120,0.01@8100",
                 ),
             ),
             Row(
@@ -89,9 +89,9 @@ TABLES: dict[str, Table] = {
                 title="`reinforce`, the prior lowered once",
                 dataset="multi-mnist-pyro",
                 flags=(
-                    *("--estimator", "reinforce", "--max-steps", "6000", "--translate"),
+                    *("--estimator", "reinforce", "--max-steps", "9000", "--translate"),
                     "--continue-prob",
-                    "exponential:1e-5@0,0.01@1500,1e-14@1560,1e-14@2520,0.5@4200",
+                    "exponential:1e-5@0,0.01@1500,1e-14@1560,1e-14@2700,0.5@6300",
                 ),
             ),
             Row(
