@@ -7,13 +7,14 @@ from air.estimators import make_estimator
 from air.fitting import fit
 from air.model import AIR
 from air.priors import Prior
-from air.schedules import Constant, Cosine, Exponential, Linear
+from air.schedules import Chain, Constant, Cosine, Exponential, Linear
 
 __version__ = "0.1.0"
 
 __all__ = [
     "AIR",
     "AIRConfig",
+    "Chain",
     "Constant",
     "Cosine",
     "Detections",
