@@ -5,44 +5,26 @@ import math
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torch.distributions import Normal
 
 from air.collages import CollageMaker
 from air.config import AIRConfig
-from air.distributions import NumSteps
-from air.estimators import Estimator, make_estimator
 from air.image_files import are_paths, read_images
 from air.images import as_images
 from air.model import AIR
 from air.object_size import ObjectSize, estimate_object_size
 from air.preparation import Preparation, describe_images
-from air.schedules import Cosine, Exponential
-from air.score_function import at_counts
-from air.types import Rollout
+from air.training import Training
 
 __all__ = ["choose_config", "fit", "print_line"]
 
 _MARGIN = 1.1
 """Box of an object over the box of what is bright of it: 3 for 15 px in 50, 4.5 for 13 in 64."""
-_GUIDED = 0.35
-"""Share of the steps that are taken on collages alone."""
-_UNGUIDED = 0.8
-"""Share of the steps after which there are no collages any more."""
-_FIRST_SD = 1.0
-"""Standard deviation of a pixel where images begin; falls to the model's. A sharp likelihood would
-tear apart at once what is not quite in its place yet."""
-_GUIDANCE = 30.0
-"""Weight of the collages' counts and positions where images begin; falls in a straight line."""
 _IMAGE_CHANNELS = (16, 32, 32)
 """Of convolutions before the LSTM. On 50 images of blobs the plain LSTM counts far worse."""
-_FEW_IMAGES = 2000
-"""So many images and more are varied enough as they are."""
 
 
 def print_line(line: str) -> None:
@@ -139,7 +121,7 @@ def fit(
             deadline = time.monotonic() + max(left, 0.0) / (n_init - start_number)
         with torch.random.fork_rng(devices=_cuda_devices(device)):
             torch.manual_seed(seed * 1009 + start_number)
-            training = _Training(config, prepared, maker, batch_size)
+            training = Training(config, prepared, maker, batch_size)
             model = training.run(num_steps, deadline, say)
             elbo = _mean_elbo(model, prepared)
         if not math.isfinite(elbo):
@@ -243,169 +225,6 @@ def scale_prior(size: ObjectSize, canvas_size: tuple[int, int]) -> dict[str, Any
 def _glimpse_side(size: ObjectSize) -> int:
     """Some more pixels than a large object has; 28 at most, which is enough for any."""
     return min(max(2 * round(0.75 * (size.size + size.spread)), 12), 28)
-
-
-@dataclass(eq=False)
-class _Pace:
-    """How far training is, from 0 to 1, where time may run out.
-
-    Args:
-        num_steps: to be taken.
-        deadline: on the monotonic clock; none if None.
-    """
-
-    num_steps: int
-    deadline: float | None
-
-    def __post_init__(self) -> None:
-        self.position, self.step = 0.0, 0
-        self.stride = 1 / self.num_steps
-        self._window = time.monotonic()
-
-    def advance(self) -> None:
-        """After a step. Every twentieth looks at the clock, and goes on in larger strides."""
-        self.step += 1
-        self.position = min(self.position + self.stride, 1.0)
-        if self.deadline is None or self.step % 20:
-            return
-        now = time.monotonic()
-        affordable = max((self.deadline - now) / max((now - self._window) / 20, 1e-9), 1.0)
-        self.stride = max(self.stride, (1 - self.position) / affordable)
-        self._window = now
-
-    @property
-    def done(self) -> bool:
-        """Whether nothing is left, but for what rounding leaves."""
-        return self.position > 1 - 1e-9
-
-
-class _Training:
-    """One start: a model, its optimiser and the data."""
-
-    def __init__(
-        self, config: AIRConfig, images: Tensor, maker: CollageMaker | None, batch_size: int
-    ) -> None:
-        self.model = AIR(config).to(images.device).train()
-        self.model.validate_args = False
-        self.estimator: Estimator = make_estimator("enumerate", config).to(images.device)
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-3, fused=True)
-        self.images, self.maker, self.batch_size = images, maker, batch_size
-
-    def run(self, num_steps: int, deadline: float | None, say: Callable[[str], None]) -> AIR:
-        """Train; hands back the model."""
-        pace = _Pace(num_steps, deadline)
-        rate = Cosine(1e-3, 0.0, num_steps=num_steps)
-        own_steps = num_steps * (1 - _GUIDED if self.maker else 1)
-        prior = Exponential(1e-5, self.model.config.continue_prob, max(round(own_steps / 2), 1))
-        sharp = self.model.config.likelihood_sd
-        blurred = max(_FIRST_SD, sharp) if self.maker else sharp
-        likelihood_sd = Exponential(blurred, sharp, prior.num_steps)
-        said = 0
-
-        def guidance(position: float) -> float:
-            return _GUIDANCE * max(1 - (position - _GUIDED) / (_UNGUIDED - _GUIDED), 0.0)
-
-        start = time.monotonic()
-        while not pace.done:
-            step = round(pace.position * num_steps)
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate(step)
-            if self.maker and pace.position < _GUIDED:
-                self._guided_step()
-                what = "on collages"
-            else:
-                weight = guidance(pace.position) if self.maker else 0.0
-                own_step = round(step - (num_steps - own_steps))
-                value = self._step(prior(own_step), likelihood_sd(own_step), weight)
-                what = "ELBO"
-            pace.advance()
-            if int(pace.position * 10) > said:
-                said = int(pace.position * 10)
-                detail = what if what == "on collages" else f"ELBO {-value.item():.1f}"
-                say(
-                    f"{said * 10:3d} %, step {pace.step}, {time.monotonic() - start:.0f} s: {detail}"
-                )
-        return self.model.eval()
-
-    def _step(self, continue_prob: float, likelihood_sd: float, guidance: float) -> Tensor:
-        """Raise the ELBO of the images; half of the batch are collages where there is guidance."""
-        number = self.batch_size if guidance == 0 else max(self.batch_size // 2, 1)
-        index = torch.randint(len(self.images), (number,), device=self.images.device)
-        images = self.images[index]
-        if len(self.images) < _FEW_IMAGES:
-            images = _vary(images)
-        objective = self.estimator(
-            self.model,
-            images,
-            self.model.prior(continue_prob),
-            likelihood_sd=likelihood_sd if self.model.config.likelihood == "normal" else None,
-        )
-        self.optimizer.zero_grad()
-        objective.total_loss.backward()
-        if guidance > 0:
-            self._guide(max(self.batch_size - number, 1), guidance)
-        self.optimizer.step()
-        return objective.loss.detach()
-
-    def _guided_step(self) -> None:
-        """Learn from collages alone."""
-        self.optimizer.zero_grad()
-        self._guide(self.batch_size, 1.0)
-        self.optimizer.step()
-
-    def _guide(self, number: int, weight: float) -> None:
-        """Add the gradients of collages.
-
-        What looks learns their counts and positions, with ``weight``; what renders learns to
-        render their objects where the model looks.
-        """
-        assert self.maker is not None
-        model, device = self.model, self.images.device
-        collage = self.maker(number)
-        images, truth = collage.images.to(device), collage.num_objects.to(device)
-        output = model(images)
-        missed = weight * _missed(output.rollout, truth, collage.z_where.to(device))
-        bound = at_counts(output.counts.value, truth.expand(1, -1)).mean()
-        inference, decoder = model.inference, model.generative.decoder
-        lookers = [*inference.embedding.parameters(), *inference.lstm.parameters()]
-        lookers += inference.predictor.parameters()
-        renderers = [*inference.encoder.parameters(), *decoder.parameters()]
-        grads = [
-            *torch.autograd.grad(missed, lookers, retain_graph=True),
-            *torch.autograd.grad(-bound, renderers),
-        ]
-        for parameter, grad in zip([*lookers, *renderers], grads, strict=True):
-            parameter.grad = grad if parameter.grad is None else parameter.grad + grad
-
-
-def _missed(rollout: Rollout, num_objects: Tensor, z_where: Tensor) -> Tensor:
-    """Minus log q of the true count and positions, mean over the batch. The scale is free."""
-    count = NumSteps(rollout.continue_logits[0], validate_args=False).log_prob(num_objects)
-    mean, sd = rollout.z_where_mean[0, ..., 1:], rollout.z_where_sd[0, ..., 1:]
-    positions = Normal(mean, sd, validate_args=False).log_prob(z_where[..., 1:]).sum(dim=-1)
-    present = torch.arange(positions.shape[1], device=positions.device) < num_objects[:, None]
-    return -(count + (positions * present).sum(dim=-1)).mean()
-
-
-def _vary(images: Tensor) -> Tensor:
-    """Turn images over at random and move them by up to a sixteenth of their sides."""
-    number, channels, height, width = images.shape
-    device = images.device
-    for axis in (-1, -2):
-        flip = torch.rand(number, 1, 1, 1, device=device) < 0.5
-        images = torch.where(flip, images.flip(axis), images)
-    reach_y, reach_x = height // 16, width // 16
-    padded = F.pad(images, (reach_x, reach_x, reach_y, reach_y))
-    rows = torch.randint(0, 2 * reach_y + 1, (number, 1), device=device)
-    columns = torch.randint(0, 2 * reach_x + 1, (number, 1), device=device)
-    rows = rows + torch.arange(height, device=device)
-    columns = columns + torch.arange(width, device=device)
-    return padded[
-        torch.arange(number, device=device)[:, None, None, None],
-        torch.arange(channels, device=device)[:, None, None],
-        rows[:, None, :, None],
-        columns[:, None, None, :],
-    ]
 
 
 @torch.no_grad()

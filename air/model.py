@@ -370,11 +370,6 @@ class AIR(nn.Module):
             *self._weigh(images, num_samples, prior, samples_at_once, likelihood_sd)
         )
 
-    @property
-    def max_objects(self) -> int:
-        """T, the most objects that can be found."""
-        return self.config.max_objects
-
     def _weigh(
         self,
         images: Tensor,

@@ -10,8 +10,9 @@ import torch
 
 import air
 from air import AIR, fit
-from air.fitting import _Pace, _Training, choose_config, scale_prior
+from air.fitting import choose_config, scale_prior
 from air.object_size import ObjectSize
+from air.training import Pace, Training
 from tests.test_object_size import squares
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -50,7 +51,7 @@ def test_a_model_that_is_ready_to_predict(images):
     for part in (
         "12 grey images of 40 x 40",
         "the background is light: inverted (1.00)",
-        "objects of 7 px +- 1",
+        "objects of 6 px +- 1",
         "on collages",
         "done: ELBO",
     ):
@@ -123,7 +124,7 @@ def test_collages_teach_counts_and_positions(images):
 
     torch.manual_seed(0)
     maker = CollageMaker(prepared, size, max_objects=2, scale=config.z_where_mean[0])
-    training = _Training(config, prepared, maker, 32)
+    training = Training(config, prepared, maker, 32)
     collage = maker(100)
 
     def right():
@@ -134,7 +135,7 @@ def test_collages_teach_counts_and_positions(images):
     for group in training.optimizer.param_groups:
         group["lr"] = 5e-3
     for _ in range(150):
-        training._guided_step()
+        training.guided_step()
     assert right() > max(before, 0.34) + 0.2
 
 
@@ -186,7 +187,7 @@ def test_nonsense_is_refused(images, settings, message):
 
 
 def test_without_a_deadline_the_pace_is_even():
-    pace = _Pace(7, None)
+    pace = Pace(7, None)
     positions = []
     while not pace.done:
         positions.append(pace.position)
@@ -198,13 +199,13 @@ def test_without_a_deadline_the_pace_is_even():
 def test_where_time_is_short_the_strides_grow(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    pace = _Pace(1000, 50.0)
+    pace = Pace(1000, 50.0)
     while not pace.done:
         now[0] += 0.1 if pace.step < 100 else 0.2  # another program begins
         pace.advance()
     assert now[0] == pytest.approx(50, rel=0.1)
     assert pace.step < 400
-    quick = _Pace(1000, now[0] + 10_000)
+    quick = Pace(1000, now[0] + 10_000)
     while not quick.done:
         now[0] += 0.1
         quick.advance()

@@ -19,6 +19,7 @@ LAYERS = [
     {"prediction"},
     {"model"},
     {"estimators", "evaluation", "checkpoint", "export"},
+    {"training"},
     {"fitting"},
 ]
 """From the top: a module may import from layers above its own, never sideways or down."""

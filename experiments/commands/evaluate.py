@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from air import AIR
 from air.evaluation import evaluate
 from air.types import Evaluation
 from experiments.arguments import add_data_arguments
