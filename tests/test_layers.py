@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 LAYERS = [
     {"types", "config", "functional", "distributions", "schedules"},
-    {"spatial_transformer"},
+    {"spatial_transformer", "shifts"},
     {"networks", "priors"},
     {"generative", "inference", "elbo", "score_function"},
     {"model"},
