@@ -19,6 +19,7 @@ def evaluate(
     num_objects: Tensor,
     *,
     num_samples: int = 100,
+    shifts: Tensor | None = None,
     batch_size: int = 100,
     on_batch: Callable[[int], object] | None = None,
 ) -> Evaluation:
@@ -29,6 +30,8 @@ def evaluate(
         images: ``(N, C, H, W)``, float in [0, 1] or uint8.
         num_objects: true counts, integer ``(N,)``.
         num_samples: K of the importance-weighted bound; 0 leaves it out (it is then NaN).
+        shifts: views to choose from, int64 ``(S, 2)``, as :meth:`AIR.infer` takes them. All that
+            is measured is then of the view chosen for each image.
         batch_size: images in work at a time; bounds the memory.
         on_batch: called with the number of images done, after each batch.
 
@@ -45,8 +48,9 @@ def evaluate(
     sums: dict[str, float] = {}
     modes = []
     for chunk, labels in zip(images.split(batch_size), num_objects.split(batch_size), strict=True):
-        mode = model.infer(chunk).counts
-        output = model(chunk)
+        reading = model.infer(chunk, shifts=shifts, batch_size=batch_size)
+        mode, view = reading.counts, None if shifts is None else reading.shifts
+        output = model(chunk, shifts=view)
         drawn = NumSteps(output.rollout.continue_logits[0], validate_args=False).sample()
         parts = output.elbo_parts
         measured = {
@@ -59,7 +63,7 @@ def evaluate(
             "kl_z_what": parts.kl_z_what[0],
         }
         if num_samples:
-            bound = model.log_likelihood(chunk, num_samples)
+            bound = model.log_likelihood(chunk, num_samples, shifts=view)
             measured |= {"log_likelihood_bound": bound.log_likelihood, "ess": bound.ess}
         for name, values in measured.items():
             sums[name] = sums.get(name, 0.0) + values.double().sum().item()

@@ -33,6 +33,7 @@ from air.networks import (
 from air.prediction import predict
 from air.preparation import Preparation
 from air.priors import Prior, PriorNetwork
+from air.shifts import move_back, move_images
 from air.spatial_transformer import boxes_in_pixels
 from air.types import AIROutput, CountPosterior, ImportanceBound, Inference, Rollout, Sample
 from air.weights import SavedModel, find_folder, load_folder, push_folder, save_folder
@@ -133,6 +134,7 @@ class AIR(nn.Module):
         num_samples: int = 1,
         likelihood_sd: float | Tensor | None = None,
         detach_samples: bool = False,
+        shifts: Tensor | None = None,
     ) -> AIROutput:
         """Unroll once, as if every step were present, and evaluate every count.
 
@@ -142,15 +144,24 @@ class AIR(nn.Module):
             num_samples: K, independent rollouts of each image.
             likelihood_sd: another standard deviation of a pixel than the model's.
             detach_samples: let no gradient pass through the latents' draws.
+            shifts: infer each image from a view moved by so many pixels, ``(down, right)``, int64
+                ``(B, 2)``; see :mod:`air.shifts`. Everything is of the images themselves still.
 
         Raises:
-            ValueError: if the images do not fit the model, or ``num_samples`` is below 1.
+            ValueError: if the images or the shifts do not fit, or ``num_samples`` is below 1.
         """
         images = self.as_input(images)
         if num_samples < 1:
             raise ValueError(f"num_samples must be at least 1, got {num_samples}.")
+        if shifts is not None and (shifts.shape != (len(images), 2) or shifts.is_floating_point()):
+            raise ValueError(
+                f"shifts must be integer, one (down, right) an image: {(len(images), 2)}, "
+                f"got {shifts.dtype} {tuple(shifts.shape)}."
+            )
         prior = self.prior() if prior is None else prior
-        rollout, objects = self._unroll(images, prior, num_samples, detach_samples=detach_samples)
+        rollout, objects = self._unroll(
+            images, prior, num_samples, shifts, detach_samples=detach_samples
+        )
         log_likelihood = self.generative.log_likelihood(images, objects, likelihood_sd)
         counts = count_tensors(rollout, log_likelihood, prior)
         return AIROutput(
@@ -187,19 +198,35 @@ class AIR(nn.Module):
         return self.generative.sample(num_images, prior, num_objects)
 
     @torch.no_grad()
-    def infer(self, images: Tensor, *, batch_size: int = 500) -> Inference:
+    def infer(
+        self, images: Tensor, *, shifts: Tensor | None = None, batch_size: int = 500
+    ) -> Inference:
         """Read images: counts, boxes, appearances and reconstruction. Deterministic.
 
         Latents are taken at their means, the count at its most probable value.
 
         Args:
             images: ``(B, C, H, W)``, float in [0, 1] or uint8 (0 to 255).
+            shifts: ``(down, right)`` in pixels, int64 ``(S, 2)``, such as
+                :func:`air.shifts.shift_grid` makes. Each image is then read from each of these
+                views, and the reading of the highest ELBO is kept: fewer errors, S + 1 times the
+                work.
             batch_size: how many images are in work at a time; bounds the memory.
 
         Raises:
-            ValueError: if the images do not fit the model.
+            ValueError: if the images do not fit the model, or ``shifts`` are no list of shifts.
         """
-        parts = [self.read(self.as_input(chunk)) for chunk in _chunks(images, batch_size)]
+        if shifts is not None and (
+            shifts.dim() != 2
+            or shifts.shape[1] != 2
+            or not len(shifts)
+            or shifts.is_floating_point()
+        ):
+            raise ValueError(
+                "shifts must be integer, (down, right) each: (S, 2) with S of at least 1, "
+                f"got {shifts.dtype} {tuple(shifts.shape)}."
+            )
+        parts = [self.read(self.as_input(chunk), shifts) for chunk in _chunks(images, batch_size)]
         fields = [field.name for field in dataclasses.fields(Inference)]
         return Inference(
             **{name: torch.cat([getattr(part, name) for part in parts]) for name in fields}
@@ -323,6 +350,7 @@ class AIR(nn.Module):
         *,
         samples_at_once: int = 10,
         likelihood_sd: float | Tensor | None = None,
+        shifts: Tensor | None = None,
     ) -> ImportanceBound:
         """A lower bound of log p(x), importance-weighted, with n summed out exactly.
 
@@ -334,11 +362,14 @@ class AIR(nn.Module):
             prior: default: the model's own.
             samples_at_once: how many rollouts of each image are in memory at a time.
             likelihood_sd: another standard deviation of a pixel than the model's.
+            shifts: propose from a moved view of each image, as in :meth:`forward`.
 
         Raises:
             ValueError: if the images do not fit the model, or ``num_samples`` is below 1.
         """
-        weights, _ = self._weigh(images, num_samples, prior, samples_at_once, likelihood_sd)
+        weights, _ = self._weigh(
+            images, num_samples, prior, samples_at_once, likelihood_sd=likelihood_sd, shifts=shifts
+        )
         return importance_bound(weights.logsumexp(dim=-1))
 
     @torch.no_grad()
@@ -350,6 +381,7 @@ class AIR(nn.Module):
         *,
         samples_at_once: int = 10,
         likelihood_sd: float | Tensor | None = None,
+        shifts: Tensor | None = None,
     ) -> CountPosterior:
         """p(n | x) of the model, by importance weighting, beside the network's q(n | x).
 
@@ -362,12 +394,20 @@ class AIR(nn.Module):
             prior: default: the model's own.
             samples_at_once: how many rollouts of each image are in memory at a time.
             likelihood_sd: another standard deviation of a pixel than the model's.
+            shifts: propose from a moved view of each image, as in :meth:`forward`.
 
         Raises:
             ValueError: if the images do not fit the model, or ``num_samples`` is below 1.
         """
         return count_posterior(
-            *self._weigh(images, num_samples, prior, samples_at_once, likelihood_sd)
+            *self._weigh(
+                images,
+                num_samples,
+                prior,
+                samples_at_once,
+                likelihood_sd=likelihood_sd,
+                shifts=shifts,
+            )
         )
 
     def _weigh(
@@ -376,7 +416,7 @@ class AIR(nn.Module):
         num_samples: int,
         prior: Prior | None,
         samples_at_once: int,
-        likelihood_sd: float | Tensor | None,
+        **options: Any,
     ) -> tuple[Tensor, Tensor]:
         """Log weights and log q(n), by count, of K rollouts: ``(K, B, T + 1)`` each."""
         images = self.as_input(images)
@@ -389,7 +429,7 @@ class AIR(nn.Module):
         weights, log_q = [], []
         for start in range(0, num_samples, samples_at_once):
             chunk = min(samples_at_once, num_samples - start)
-            output = self(images, prior, num_samples=chunk, likelihood_sd=likelihood_sd)
+            output = self(images, prior, num_samples=chunk, **options)
             weights.append(log_weights_by_count(output.rollout, output.counts, prior))
             log_q.append(output.counts.log_q)
         return torch.cat(weights), torch.cat(log_q)
@@ -405,25 +445,57 @@ class AIR(nn.Module):
         return self.config.max_objects
 
     def _unroll(
-        self, images: Tensor, prior: Prior, num_samples: int = 1, **options: bool
+        self,
+        images: Tensor,
+        prior: Prior,
+        num_samples: int = 1,
+        shifts: Tensor | None = None,
+        **options: bool,
     ) -> tuple[Rollout, Tensor]:
         """The rollout, and its objects ``(K, B, T, C, H, W)``."""
+        seen = images if shifts is None else move_images(images, shifts)
         if self.config.step_input == "image":
-            rollout = self.inference(images, prior.z_where, num_samples, **options)
-            return rollout, self.generative.render(rollout.z_where, rollout.z_what)
-        canvas = Canvas(self.generative)
-        rollout = self.inference(
-            images, prior.z_where, num_samples, add_object=canvas.add, **options
-        )
-        return rollout, canvas.objects
+            rollout = self.inference(seen, prior.z_where, num_samples, **options)
+        else:
+            canvas = Canvas(self.generative)
+            rollout = self.inference(
+                seen, prior.z_where, num_samples, add_object=canvas.add, **options
+            )
+            if shifts is None:
+                return rollout, canvas.objects
+        if shifts is not None:
+            rollout = move_back(rollout, shifts, self.config.canvas_size)
+        return rollout, self.generative.render(rollout.z_where, rollout.z_what)
 
-    def read(self, images: Tensor) -> Inference:
+    def _best_shifts(self, images: Tensor, shifts: Tensor) -> Tensor:
+        """Of S shifts the one of the highest ELBO at the means, for each image: ``(B, 2)``.
+
+        The means and no draw, so that the choice depends on the image alone: only then is the
+        posterior that it makes one.
+        """
+        prior = self.prior()
+        best = images.new_full((len(images),), float("-inf"))
+        chosen = shifts[:1].expand(len(images), 2)
+        for shift in shifts:
+            rollout, objects = self._unroll(
+                images, prior, shifts=shift.expand(len(images), 2), use_means=True
+            )
+            counts = count_tensors(rollout, self.generative.log_likelihood(images, objects), prior)
+            elbo = elbo_parts(counts).elbo[0]
+            chosen = torch.where((elbo > best)[:, None], shift, chosen)
+            best = torch.maximum(elbo, best)
+        return chosen
+
+    def read(self, images: Tensor, shifts: Tensor | None = None) -> Inference:
         """:meth:`infer` of one batch as it is: nothing checked, nothing converted.
 
         Args:
             images: ``(B, C, H, W)``, float in [0, 1], of the weights' type.
+            shifts: as in :meth:`infer`.
         """
-        rollout, objects = self._unroll(images, self.prior(), use_means=True)
+        if shifts is not None:
+            shifts = self._best_shifts(images, shifts.to(images.device))
+        rollout, objects = self._unroll(images, self.prior(), shifts=shifts, use_means=True)
         objects = objects[0]
         num_steps = NumSteps(rollout.continue_logits[0], validate_args=False)
         z_where, z_what = rollout.z_where[0], rollout.z_what[0]
@@ -441,6 +513,7 @@ class AIR(nn.Module):
             z_what=z_what.masked_fill(absent, float("nan")),
             canvas=self.generative.canvases(objects)[rows, counts],
             objects=objects * present[:, :, None, None, None],
+            shifts=counts.new_zeros(images.shape[0], 2) if shifts is None else shifts,
         )
 
     def as_input(self, images: Tensor) -> Tensor:

@@ -167,6 +167,9 @@ class Inference:
     """Reconstruction from the first ``counts`` objects: ``(B, C, H, W)``."""
     objects: Tensor
     """Each object placed on a canvas of its own: ``(B, T, C, H, W)``."""
+    shifts: Tensor
+    """The view each image was read from, ``(down, right)`` in pixels; 0 is the image itself:
+    int64 ``(B, 2)``."""
 
     @property
     def present(self) -> Tensor:

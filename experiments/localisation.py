@@ -90,6 +90,7 @@ def localise(
     scenes: Scenes,
     masks: Tensor | None = None,
     *,
+    shifts: Tensor | None = None,
     batch_size: int = 500,
     on_batch: Callable[[int], object] | None = None,
 ) -> Localisation:
@@ -99,6 +100,7 @@ def localise(
         air: a trained model.
         scenes: with true boxes.
         masks: true masks, bool ``(N, M, H, W)``, if they are known.
+        shifts: views to choose from, as :meth:`AIR.infer` takes them.
         batch_size: scenes in work at a time.
         on_batch: called with the number of scenes done, after each batch.
 
@@ -111,7 +113,7 @@ def localise(
     coverings: list[float] = []
     for start in range(0, len(scenes), batch_size):
         part = scenes[start : start + batch_size]
-        reading = air.infer(part.images.to(device), batch_size=batch_size)
+        reading = air.infer(part.images.to(device), shifts=shifts, batch_size=batch_size)
         found.append(_found_boxes(reading, air.config.canvas_size))
         if masks is not None:
             visible = reading.objects.amax(dim=2).cpu()

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 LAYERS = [
     {"types", "config", "functional", "distributions", "schedules", "visualization"},
-    {"files", "images", "image_files", "object_size", "spatial_transformer"},
+    {"files", "images", "image_files", "object_size", "shifts", "spatial_transformer"},
     {"collages", "networks", "preparation", "priors"},
     {"detections", "generative", "inference", "elbo", "score_function", "weights"},
     {"prediction"},

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from air import AIR
 from air.evaluation import evaluate
+from air.shifts import shift_grid
 from air.types import Evaluation
 from experiments.arguments import add_data_arguments
 from experiments.boilr_folder import convert_log, read_run_config
@@ -72,6 +74,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_data_arguments(parser)
     parser.add_argument(
+        "--max-shift",
+        metavar="PIXELS",
+        type=int,
+        default=0,
+        help="read each scene from 25 views, moved by up to so much, and keep the one of the "
+        "highest ELBO (default: the scene as it is)",
+    )
+    parser.add_argument(
         "--localisation",
         action="store_true",
         help="score boxes and masks against the true ones (needs '.[benchmarks]')",
@@ -97,7 +107,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate; returns the exit status."""
-    for name, least in (("samples", 0), ("batch_size", 1)):
+    for name, least in (("samples", 0), ("max_shift", 0), ("batch_size", 1)):
         if getattr(args, name) < least:
             raise ValueError(f"{name} must be at least {least}, got {getattr(args, name)}.")
     if args.calibration and not args.samples:
@@ -124,21 +134,25 @@ def run(args: argparse.Namespace) -> int:
     check_max_objects(splits.held_out, air.max_objects)
     scenes = splits.held_out[: args.images]
     images, num_objects = scenes.images.to(device), scenes.num_objects.to(device)
+    shifts = shift_grid(args.max_shift) if args.max_shift else None
     with tqdm(total=len(scenes), desc="evaluate", unit="scene", file=sys.stderr) as bar:
         evaluation = evaluate(
             air,
             images,
             num_objects,
             num_samples=args.samples,
+            shifts=shifts,
             batch_size=args.batch_size,
             on_batch=bar.update,
         )
     report = {"run": source.name, "step": step, "dataset": splits.name, **evaluation.to_dict()}
-    more, texts = _more(args, air, scenes, source.image_folder / f"evaluation_{step}")
+    report["max_shift"] = args.max_shift
+    more, texts = _more(args, air, scenes, shifts, source.image_folder / f"evaluation_{step}")
     report |= more
     if not args.samples:  # JSON has no NaN
         report |= {"log_likelihood_bound": None, "ess": None}
     stem = f"step{step}_{folder_name(splits.name)}_{len(scenes)}scenes_{args.samples}samples"
+    stem += f"_shift{args.max_shift}" if args.max_shift else ""
     path = source.result_folder / f"evaluation_{stem}.json"
     path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     picture = source.image_folder / f"evaluation_{step}_reconstructions.png"
@@ -153,7 +167,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _more(
-    args: argparse.Namespace, air: AIR, scenes: Scenes, picture: Path
+    args: argparse.Namespace, air: AIR, scenes: Scenes, shifts: Tensor | None, picture: Path
 ) -> tuple[dict[str, Any], list[str]]:
     """What is measured on demand: fields of the report, and their tables.
 
@@ -161,6 +175,7 @@ def _more(
         args: of the command.
         air: the model.
         scenes: to judge by.
+        shifts: views to choose from.
         picture: how the pictures' paths begin.
     """
     report: dict[str, Any] = {}
@@ -170,7 +185,7 @@ def _more(
         masks = getattr(scenes, "instance_masks")() if known else None  # noqa: B009
         with tqdm(total=len(scenes), desc="localise", unit="scene", file=sys.stderr) as bar:
             localisation = localise(
-                air, scenes, masks, batch_size=args.batch_size, on_batch=bar.update
+                air, scenes, masks, shifts=shifts, batch_size=args.batch_size, on_batch=bar.update
             )
         report["localisation"] = localisation.to_dict()
         texts.append(format_localisation(localisation))
@@ -183,6 +198,7 @@ def _more(
                 scenes.images.to(device),
                 scenes.num_objects,
                 num_samples=args.samples,
+                shifts=shifts,
                 batch_size=args.batch_size,
                 on_batch=bar.update,
             )
@@ -197,6 +213,11 @@ def format_table(report: dict[str, Any], evaluation: Evaluation) -> str:
     lines = [
         f"{report['run']}, step {report['step']}: {evaluation.num_images} held-out scenes of "
         f"{report['dataset']}",
+        *(
+            [f"each read from the best of 25 views, moved by up to {report['max_shift']} pixels"]
+            if report["max_shift"]
+            else []
+        ),
         "",
         f"  count accuracy, one posterior sample   {evaluation.count_accuracy:8.2%}",
         f"  count accuracy, posterior mode         {evaluation.count_accuracy_mode:8.2%}",

@@ -65,7 +65,10 @@ def trained_weights(
         settings = argparse.Namespace(**(vars(args) | changes))
         experiment = _Snapshots(settings, folders)
         with contextlib.redirect_stdout(sys.stderr):
-            Trainer(experiment).run()
+            trainer = Trainer(experiment)
+            trainer.run()
+        if trainer.stopped_by is not None:  # half-trained weights are of no use
+            raise KeyboardInterrupt
         save_pretrained(experiment.model.air, folders[last], overwrite=True)
     return [
         WeightSet(
