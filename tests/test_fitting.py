@@ -1,4 +1,5 @@
 import csv
+import math
 import os
 import subprocess
 import sys
@@ -10,8 +11,9 @@ import torch
 
 import air
 from air import AIR, fit
-from air.fitting import choose_config, scale_prior
+from air.fitting import _mean_elbo, choose_config, scale_prior
 from air.object_size import ObjectSize
+from air.prediction import views_of
 from air.training import Pace, Training
 from tests.test_object_size import squares
 
@@ -84,6 +86,23 @@ def test_of_several_starts_the_one_with_the_highest_elbo_is_kept(images, monkeyp
     assert lines[-1] == "kept: start 2, with the highest ELBO of 4 (7.0 nats)"
     first = kept[0].state_dict()
     assert not all(torch.equal(first[name], kept[1].state_dict()[name]) for name in first)
+
+
+def test_starts_are_judged_from_the_best_views(images, monkeypatch):
+    model = small_fit(images, num_steps=1, log=None)
+    seen = []
+    forward = model.forward
+
+    def spy(chunk, **options):
+        seen.append(options["shifts"])
+        return forward(chunk, **options)
+
+    prepared, _ = model.preparation(list(images), model.config)
+    monkeypatch.setattr(model, "forward", spy)
+    assert math.isfinite(_mean_elbo(model, prepared, draws=2))
+    best = model.infer(prepared, shifts=views_of(model.config)).shifts
+    assert best.any()
+    assert [torch.equal(shifts, best) for shifts in seen] == [True, True]
 
 
 def test_if_all_starts_break_down_it_is_said(images, monkeypatch):
