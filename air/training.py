@@ -205,10 +205,15 @@ def _bound_as_counted(counts: CountTensors) -> Tensor:
 
 
 def _missed(rollout: Rollout, num_objects: Tensor, z_where: Tensor) -> Tensor:
-    """Minus log q of the true count and positions, mean over the batch. The scale is free."""
+    """Minus log q of the true count and positions, mean over the batch. The scale is free.
+
+    An object of pose (s, x, y) lies at -x / s: at the scale that the model sees, not the
+    collage's, x is what puts it there.
+    """
     count = NumSteps(rollout.continue_logits[0], validate_args=False).log_prob(num_objects)
-    mean, sd = rollout.z_where_mean[0, ..., 1:], rollout.z_where_sd[0, ..., 1:]
-    positions = Normal(mean, sd, validate_args=False).log_prob(z_where[..., 1:]).sum(dim=-1)
+    mean, sd = rollout.z_where_mean[0], rollout.z_where_sd[0]
+    truth = z_where[..., 1:] * (mean[..., :1].detach() / z_where[..., :1])
+    positions = Normal(mean[..., 1:], sd[..., 1:], validate_args=False).log_prob(truth).sum(dim=-1)
     present = torch.arange(positions.shape[1], device=positions.device) < num_objects[:, None]
     return -(count + (positions * present).sum(dim=-1)).mean()
 
