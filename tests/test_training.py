@@ -6,11 +6,21 @@ import time
 
 import pytest
 import torch
+from torch.distributions import Normal
 
 from air.collages import CollageMaker
 from air.config import AIRConfig
 from air.fitting import choose_config
-from air.training import Pace, Training, _bound_as_counted, _missed, _vary, sparse_prob
+from air.priors import Prior
+from air.training import (
+    Pace,
+    Training,
+    _bound_as_counted,
+    _kl_of_scale,
+    _missed,
+    _vary,
+    sparse_prob,
+)
 from air.types import CountTensors, Rollout
 from tests.test_object_size import squares
 
@@ -67,6 +77,17 @@ def test_where_counts_are_held_images_do_not_teach_them(counted):
     assert moved[1:].max() > 0
 
 
+@pytest.mark.parametrize("counted", [True, False])
+def test_images_raise_the_bound(counted):
+    training, _ = make_training()
+    with torch.no_grad():
+        training.model.inference.predictor.mlp[-1].bias[0] = 2.0
+    for group in training.optimizer.param_groups:
+        group["lr"] = 5e-3
+    bounds = [training.own_step(0.5, 0.0, counted=counted).item() for _ in range(60)]
+    assert sum(bounds[-5:]) / 5 > bounds[0] + 20, bounds
+
+
 def test_positions_are_those_at_the_scale_that_the_model_sees():
     centres = torch.tensor([[[-0.5, 0.25], [0.3, 0.0]]])
 
@@ -87,6 +108,28 @@ def test_positions_are_those_at_the_scale_that_the_model_sees():
     assert missed(4.0) == pytest.approx(best)
     assert missed(3.0) == pytest.approx(best)
     assert missed(3.0, offset=0.1) == pytest.approx(best + 4 * 0.5 * 0.3**2)
+
+
+def test_scales_are_kept_to_their_prior():
+    prior = Prior(
+        num_steps=None,
+        z_where=Normal(torch.tensor([3.0, 0.0, 0.0]), torch.tensor([0.2, 1.0, 1.0])),
+        z_what=None,
+    )
+
+    def kl(mean, count):
+        means = torch.full((1, 1, 2, 3), 9.0)
+        means[..., 0] = mean
+        rollout = Rollout(
+            **dict.fromkeys([field.name for field in dataclasses.fields(Rollout)])
+            | {"z_where_mean": means, "z_where_sd": torch.full((1, 1, 2, 3), 0.2)}
+        )
+        return _kl_of_scale(rollout, torch.tensor([count]), prior).item()
+
+    assert kl(3.0, 2) == 0
+    assert kl(3.4, 2) == pytest.approx(4.0, rel=1e-4)  # twice half of (0.4 / 0.2)^2
+    assert kl(3.4, 1) == pytest.approx(2.0, rel=1e-4)
+    assert kl(3.4, 0) == 0
 
 
 def test_the_bound_as_counted_has_no_terms_of_the_count():
