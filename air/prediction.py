@@ -1,6 +1,6 @@
 """From images as they come to the objects in them, some at a time."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -51,7 +51,7 @@ def predict(
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
     views = views_of(model.config, max_shift)
-    sources: list[Path] | list[Tensor]
+    sources: Sequence[Path | Tensor]
     sources = find_images(images) if are_paths(images) else as_images(images)
     detections: list[Detections] = []
     for start in range(0, len(sources), batch_size):
@@ -86,7 +86,7 @@ def views_of(config: AIRConfig, max_shift: int | None = None) -> Tensor | None:
 def _split(
     reading: Inference,
     frames: list[Frame],
-    sources: list[Path] | list[Tensor],
+    sources: Sequence[Path | Tensor],
     config: AIRConfig,
     tight_boxes: bool,
 ) -> list[Detections]:
