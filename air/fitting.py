@@ -37,7 +37,7 @@ def fit(
     images: Any,
     *,
     max_objects: int = 3,
-    num_steps: int = 3000,
+    num_steps: int = 2000,
     time_budget: float | None = None,
     n_init: int = 1,
     batch_size: int = 64,
