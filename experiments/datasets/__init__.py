@@ -49,7 +49,7 @@ __all__ = [
 
 DATA_ROOT_VARIABLE = "AIR_DATA_ROOT"
 
-_CACHE_VERSION = 1
+_CACHE_VERSION = 2
 """Raised when a file of old would be misread, or a data set is made differently."""
 
 
