@@ -16,6 +16,7 @@ import torch
 
 from experiments.checkpoints import check_checkpoints, check_room, load_checkpoint
 from experiments.commands import train
+from experiments.datasets.sources import canonical_name
 from experiments.ensemble_trainer import make_seed_run
 from experiments.experiment import AIRExperiment
 from experiments.locks import RunLock
@@ -155,7 +156,7 @@ def _training(report: _Report, args: argparse.Namespace) -> None:
     splits = experiment.dataloaders.splits
     for half in (splits.train, splits.held_out):
         low, high = int(half.images.min()), int(half.images.max())
-        counts = half.num_objects.bincount().tolist()
+        counts = half.num_objects.bincount().tolist() if half.is_counted else "unknown"
         report.ok(
             "data",
             f"{half.name}: {len(half)} scenes {tuple(half.images.shape[1:])}, pixels {low} to "
@@ -163,7 +164,7 @@ def _training(report: _Report, args: argparse.Namespace) -> None:
         )
         if low == high:
             report.fail("data", f"all pixels of {half.name} are the same")
-    if splits.name != args.dataset:
+    if splits.name != canonical_name(args.dataset):
         report.warn("data", f"{args.dataset} cannot be had: {splits.name} takes its place")
     check_room(Path(args.output), model, args.keep_checkpoint_max)
     number = min(_STEPS, experiment.num_steps)

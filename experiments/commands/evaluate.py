@@ -106,7 +106,8 @@ def run(args: argparse.Namespace) -> int:
     )
     check_max_objects(splits.held_out, air.max_objects)
     scenes = splits.held_out[: args.images]
-    images, num_objects = scenes.images.to(device), scenes.num_objects.to(device)
+    images = scenes.images.to(device)
+    num_objects = scenes.num_objects.to(device) if scenes.is_counted else None
     with tqdm(total=len(scenes), desc="evaluate", unit="scene", file=sys.stderr) as bar:
         evaluation = evaluate(
             air,
@@ -119,6 +120,8 @@ def run(args: argparse.Namespace) -> int:
     report = {"run": source.name, "step": step, "dataset": splits.name, **evaluation.to_dict()}
     if not args.samples:  # JSON has no NaN
         report |= {"log_likelihood_bound": None, "ess": None}
+    if num_objects is None:
+        report |= {"count_accuracy": None, "count_accuracy_mode": None}
     stem = f"step{step}_{folder_name(splits.name)}_{len(scenes)}scenes_{args.samples}samples"
     path = source.result_folder / f"evaluation_{stem}.json"
     path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
@@ -160,8 +163,7 @@ def format_table(report: dict[str, Any], evaluation: Evaluation) -> str:
         f"{report['run']}, step {report['step']}: {evaluation.num_images} held-out scenes of "
         f"{report['dataset']}",
         "",
-        f"  count accuracy, one posterior sample   {evaluation.count_accuracy:8.2%}",
-        f"  count accuracy, posterior mode         {evaluation.count_accuracy_mode:8.2%}",
+        *_format_accuracy(evaluation),
         "",
         f"  ELBO                                   {evaluation.elbo:8.1f} nats",
         f"    log-likelihood                       {evaluation.log_likelihood:8.1f}",
@@ -175,9 +177,26 @@ def format_table(report: dict[str, Any], evaluation: Evaluation) -> str:
             f"({evaluation.num_samples} samples, effective {evaluation.ess:.1f})",
         ]
     confusion = evaluation.confusion
+    if len(confusion) == 0:
+        return "\n".join(lines)
     header = "".join(f"{count:>8}" for count in range(confusion.shape[1]))
     lines += ["", "  true count \\ inferred", f"            {header}"]
     for count, row in enumerate(confusion.tolist()):
         if sum(row):
             lines.append(f"    {count:>8}" + "".join(f"{cell:>8}" for cell in row))
     return "\n".join(lines)
+
+
+def _format_accuracy(evaluation: Evaluation) -> list[str]:
+    """Two lines of the table; without true counts, what was inferred."""
+    if len(evaluation.confusion) == 0:
+        inferred = evaluation.inferred_counts.tolist()
+        listed = ", ".join(f"{count}: {number}" for count, number in enumerate(inferred))
+        return [
+            "  the true counts are unknown",
+            f"  images by inferred count               {listed}",
+        ]
+    return [
+        f"  count accuracy, one posterior sample   {evaluation.count_accuracy:8.2%}",
+        f"  count accuracy, posterior mode         {evaluation.count_accuracy_mode:8.2%}",
+    ]

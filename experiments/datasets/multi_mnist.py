@@ -164,8 +164,8 @@ def _make_scenes(
             canvas[:] = 0
         images[scene, 0] = canvas
         num_objects[scene] = count
-        for i, (index, box, pixels, where) in enumerate(placed):
-            classes[scene, i] = digits.labels[index]
+        for i, (digit, box, pixels, where) in enumerate(placed):
+            classes[scene, i] = digits.labels[digit]
             boxes[scene, i] = box
             mask[where] = pixels > 0
             masks[scene, i] = pack_masks(mask)
@@ -183,8 +183,8 @@ def _make_scenes(
 class _Placed(NamedTuple):
     """A digit on a canvas."""
 
-    index: int
-    """Which digit it is."""
+    digit: int
+    """Which digit it is, of all."""
     box: tuple[int, int, int, int]
     pixels: NDArray[np.uint8]
     where: tuple[slice, slice]

@@ -137,9 +137,7 @@ class Scenes:
                 "For scene i alone use scenes[i : i + 1]."
             )
         fields: dict[str, Any] = {
-            field: value[index]
-            for field in _FIELDS
-            if (value := getattr(self, field)) is not None
+            field: value[index] for field in _FIELDS if (value := getattr(self, field)) is not None
         }
         return Scenes(name=self.name, **fields)
 
@@ -270,7 +268,7 @@ def save_splits(splits: DataSplits, path: Path) -> None:
     Raises:
         OSError: if the file cannot be written. No part of it is left behind.
     """
-    arrays = {
+    arrays: dict[str, Any] = {
         f"{split}_{field}": _UNKNOWN if value is None else value.cpu().numpy()
         for split in _SPLITS
         for field in _FIELDS
