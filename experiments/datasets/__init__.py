@@ -56,6 +56,7 @@ __all__ = [
     "find_spec",
     "full_mnist",
     "generate",
+    "images_cache_path",
     "load_dataset",
     "load_images",
     "multi_mnist",
@@ -276,8 +277,7 @@ def load_images(
         OSError: if a file cannot be read.
         ValueError: if one is damaged, or the labels do not fit the images.
     """
-    root = default_data_root() if data_root is None else Path(data_root).expanduser()
-    path = root / f"folder-{spec.fingerprint()[:20]}-v{_CACHE_VERSION}.npz"
+    path = images_cache_path(spec, data_root)
     cached = _load_cached(path, None, None)
     if cached is not None:
         return cached
@@ -297,6 +297,16 @@ def cache_path(name: str, data_root: str | Path | None = None) -> Path:
     if stem.startswith(SCENES_PREFIX):
         stem = f"scenes-{parse_scenes(name).fingerprint()[:20]}"
     return root / f"{stem}-v{_CACHE_VERSION}.npz"
+
+
+def images_cache_path(spec: FolderSpec, data_root: str | Path | None = None) -> Path:
+    """The file that images which were read are kept in; another once a file of theirs changes.
+
+    Raises:
+        FileNotFoundError: if there is no such folder or file, or no image in it.
+    """
+    root = default_data_root() if data_root is None else Path(data_root).expanduser()
+    return root / f"folder-{spec.fingerprint()[:20]}-v{_CACHE_VERSION}.npz"
 
 
 def default_data_root() -> Path:

@@ -11,6 +11,7 @@ If any image has colour, all become RGB; otherwise all are grey.
 """
 
 import dataclasses
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,7 +98,7 @@ def as_scenes(
         max_size: of the longer side of the canvas in pixels; larger images are shrunk.
         invert: whether to swap black and white, for dark objects on a bright background.
         name: what to call them in messages.
-        progress: whether to show a bar on stderr.
+        progress: whether to show a bar on stderr, and say what was made of the sizes.
 
     Raises:
         ValueError: if they are no images, or the labels do not fit them.
@@ -195,6 +196,14 @@ def make_scenes(
     largest = tuple(max(picture.size[axis] for picture in pictures) for axis in (0, 1))
     factor = min(1.0, max_size / max(largest))
     height, width = (max(2, round(side * factor)) for side in largest)
+    if progress and any(picture.size != (height, width) for picture in pictures):
+        smallest = min(pictures, key=lambda picture: picture.size).size
+        print(
+            f"{name}: {len(pictures)} images of {smallest[0]} x {smallest[1]} to {largest[0]} x "
+            f"{largest[1]} pixels (height x width) are shrunk to {factor:.3g} of their size and "
+            f"padded to {height} x {width}",
+            file=sys.stderr,
+        )
     if len(pictures) * 3 * height * width > _MOST_BYTES:
         raise ValueError(
             f"{len(pictures)} images of {height} x {width} would take more than "

@@ -8,7 +8,14 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from experiments.datasets import DATASETS, find_spec, load_dataset, load_images
+from experiments.datasets import (
+    DATASETS,
+    cache_path,
+    find_spec,
+    images_cache_path,
+    load_dataset,
+    load_images,
+)
 from experiments.datasets.folder import PREFIX as FOLDER
 from experiments.datasets.folder import parse_folder
 from experiments.datasets.generator import PREFIX as SCENES
@@ -24,6 +31,7 @@ __all__ = [
     "SCENES",
     "SHARDS",
     "ScalePrior",
+    "cached_file",
     "canonical_name",
     "check_dataset",
     "describe_names",
@@ -129,6 +137,18 @@ def estimate_prior(splits: DataSplits) -> ScalePrior:
         f"{found.num_components} bright regions",
         doubt=doubt,
     )
+
+
+def cached_file(name: str, data_root: str | Path | None = None) -> Path:
+    """The file that a data set is kept in, whether it is there or not; not for shards.
+
+    Raises:
+        FileNotFoundError: if people's own images are not where the name says.
+        ValueError: if the name is unknown.
+    """
+    if name.startswith(FOLDER):
+        return images_cache_path(parse_folder(name), data_root)
+    return cache_path(name, data_root)
 
 
 def canonical_name(name: str) -> str:
