@@ -40,7 +40,7 @@ Background = Literal["black", "uniform", "grid"]
 
 _MOST_PIXELS = 1 << 33
 _MAX_SPRITE_BYTES = 1 << 28
-_FILLS = {"digits": 0.77, "binary-digits": 0.72, "shapes": 0.91}
+_FILLS = {"digits": 0.77, "binary-digits": 0.72, "shapes": 0.9}
 """Longer side of what a sprite lights, on average, over its patch's; pictures fill theirs."""
 
 _PLACES = 100

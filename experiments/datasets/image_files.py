@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
 from experiments.files import DamagedFileError, read_file
 from experiments.npz import parse_array
@@ -34,7 +34,16 @@ _MOST_PIXELS = 50_000_000
 """Of one picture. Some files of 50 kB declare, and unpack to, a thousand times as much."""
 _MOST_ARRAY_BYTES = 1 << 33
 _ORIENTATION = 0x0112
-_SIDEWAYS = (5, 6, 7, 8)
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""How a picture is turned to be seen as it was taken, by its orientation in EXIF."""
 
 
 def image_paths(folder: Path) -> list[Path]:
@@ -55,7 +64,7 @@ def read_size(path: Path) -> tuple[int, int]:
     """
     with _opened(path) as image:
         width, height = image.size
-        sideways = image.getexif().get(_ORIENTATION) in _SIDEWAYS
+        sideways = _orientation(image) >= 5
     return (width, height) if sideways else (height, width)
 
 
@@ -77,10 +86,12 @@ def read_image(path: Path, size: tuple[int, int] | None = None) -> NDArray[np.ui
         number = getattr(image, "n_frames", 1)
         if number > 1 and image.format in ("PNG", "TIFF"):  # a camera's JPEG may hold a preview
             raise DamagedFileError(f"{path} holds {number} pictures. Save each by itself.")
+        turn = _TURNS.get(_orientation(image))
         if size is not None and image.format == "JPEG":
             # Decodes at a half, a quarter or an eighth, where that is still large enough.
             image.draft(None, (max(size), max(size)))
-        image = ImageOps.exif_transpose(image)
+        if turn is not None:
+            image = image.transpose(turn)
         return shrink(_to_eight_bits(image, path), size)
 
 
@@ -126,6 +137,14 @@ def to_pictures(array: NDArray[Any], name: str) -> list[NDArray[np.uint8]]:
             raise ValueError(problem)
         pixels = pixels.transpose(0, 2, 3, 1)
     return [_without_false_colors(picture) for picture in pixels]
+
+
+def _orientation(image: Image.Image) -> int:
+    """The orientation in a picture's EXIF, 1 to 8; 1 if it has none."""
+    if image.format == "PNG" and "exif" not in image.info:
+        return 1  # Pillow would decode all of it to look for one behind the pixels
+    found = image.getexif().get(_ORIENTATION)
+    return found if found in _TURNS else 1
 
 
 def _to_bytes(array: NDArray[Any], name: str) -> NDArray[np.uint8]:

@@ -66,11 +66,12 @@ class ShardedScenes:
         """Objects in each image, int64 ``(N,)``; read anew at each call.
 
         Raises:
-            DamagedFileError: if one is below -1 (unknown), or above the most that the index says.
+            DamagedFileError: if one is below 0 or above the most that the index says; where that
+                is 0, all may be unknown (-1).
         """
         num_objects = self.read("num_objects", 0, len(self))
         least, most = num_objects.aminmax() if len(self) else (0, 0)
-        if least < -1 or most > self.index.max_count:
+        if least < (0 if self.index.max_count else -1) or most > self.index.max_count:
             raise DamagedFileError(
                 f"scenes of {self.name} are said to hold {int(least)} to {int(most)} objects, but "
                 f"the index says 0 to {self.index.max_count}."

@@ -36,6 +36,7 @@ SHAPES = ("square", "ellipse", "heart")
 
 _NUM_ANGLES = 40
 _BINARY = 128
+_DRAWS = 1000
 
 
 class Sprite(NamedTuple):
@@ -51,7 +52,11 @@ class Sprites(Protocol):
     """Somewhere to draw sprites from."""
 
     def draw(self, size: int, random: np.random.RandomState) -> Sprite:
-        """A random sprite whose longer side has ``size`` pixels."""
+        """A random sprite whose longer side has ``size`` pixels.
+
+        Raises:
+            ValueError: if there is none that can be seen.
+        """
 
 
 class DigitSprites:
@@ -59,7 +64,8 @@ class DigitSprites:
 
     Args:
         digits: to draw from.
-        binary: whether to round each pixel to 0 or 255, after resizing.
+        binary: whether to round each pixel to 0 or 255, after resizing. A digit of thin strokes
+            can vanish so: one that keeps fewer pixels than half its size is drawn anew.
     """
 
     def __init__(self, digits: Digits, *, binary: bool) -> None:
@@ -68,12 +74,18 @@ class DigitSprites:
 
     def draw(self, size: int, random: np.random.RandomState) -> Sprite:
         """A random digit of ``size`` times ``size`` pixels."""
-        index = int(random.randint(len(self.digits)))
-        digit = Image.fromarray(self.digits.images[index])
-        pixels = np.asarray(digit.resize((size, size), Image.Resampling.BICUBIC))
-        if self.binary:
-            pixels = np.where(pixels >= _BINARY, 255, 0).astype(np.uint8)
-        return Sprite(pixels, int(self.digits.labels[index]))
+        for _ in range(_DRAWS):
+            index = int(random.randint(len(self.digits)))
+            digit = Image.fromarray(self.digits.images[index])
+            pixels = np.asarray(digit.resize((size, size), Image.Resampling.BICUBIC))
+            if self.binary:
+                pixels = np.where(pixels >= _BINARY, 255, 0).astype(np.uint8)
+            if not self.binary or 2 * np.count_nonzero(pixels) >= size:
+                return Sprite(pixels, int(self.digits.labels[index]))
+        raise ValueError(
+            f"{_DRAWS} digits of {size} pixels in turn vanished when they were made binary. "
+            "Take larger ones, or sprites=digits."
+        )
 
 
 class ShapeSprites:
@@ -130,9 +142,9 @@ def _shape(name: str, size: int, angle: int) -> NDArray[np.uint8]:
     elif name == "ellipse":
         inside = x**2 + (2 * y) ** 2 <= 1
     else:
-        # The curve (x^2 + y^2 - 1)^3 = x^2 y^3, moved and scaled to touch the unit circle.
-        x, y = 1.2 * x, 1.2 * y + 0.12
-        inside = (x**2 + y**2 - 1) ** 3 <= x**2 * y**3
+        # The curve x^2 + (y - sqrt(|x|))^2 = 1, whose least circle is of 1.376 around (0, 0.376).
+        x, y = 1.376 * x, 1.376 * y + 0.376
+        inside = x**2 + (y - np.sqrt(abs(x))) ** 2 <= 1
     pixels = np.where(inside, 255, 0).astype(np.uint8)
     pixels.flags.writeable = False  # it is shared by all who ask
     return pixels
