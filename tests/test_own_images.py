@@ -289,6 +289,7 @@ def test_labels_are_kept_and_boxes_moved_along():
     ("images", "labels", "message"),
     [
         ([], {}, "holds no image"),
+        (iter([np.zeros((5, 5))]), {}, "Make a list"),
         (["text"], {}, "must be an image"),
         (torch.zeros(4, 4), {}, "must be a batch"),
         ([np.zeros((5, 9, 8))], {}, "must be one image"),

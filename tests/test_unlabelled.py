@@ -180,6 +180,9 @@ def test_unlabelled_shards(folder, output, tmp_path, capsys):
     data = ["--dataset", f"shards:{shards}", "--run-name", "mine"]
     assert main(["train", *data, *output, *FLAGS]) == 0
     assert not any("accuracy" in name for line in metrics(tmp_path) for name in line)
+    capsys.readouterr()
+    assert main(["doctor", *data[:2], *output, *FLAGS]) == 0
+    assert "warn  data" not in capsys.readouterr().out
 
 
 def test_doctor_takes_unlabelled_images(folder, output, capsys):

@@ -16,6 +16,7 @@ import torch
 
 from experiments.checkpoints import check_checkpoints, check_room, load_checkpoint
 from experiments.commands import train
+from experiments.datasets.sharded_scenes import ShardedScenes
 from experiments.datasets.sources import canonical_name
 from experiments.ensemble_trainer import make_seed_run
 from experiments.experiment import AIRExperiment
@@ -29,6 +30,8 @@ steps. Takes the flags of 'train', trains nothing and writes nothing but the dat
 what 'train' would do and what is wrong; exits with 1 if anything is."""
 
 _STEPS = 20
+_FIRST_SCENES = 10_000
+"""Of a data set in shards; all of it may not fit into memory."""
 _PACKAGES = ("torch", "torchvision", "numpy", "boilr", "multiobject", "safetensors", "tensorboard")
 
 prepare = train.prepare
@@ -155,6 +158,8 @@ def _training(report: _Report, args: argparse.Namespace) -> None:
     experiment, model = trainer.experiment, trainer.experiment.model
     splits = experiment.dataloaders.splits
     for half in (splits.train, splits.held_out):
+        if isinstance(half, ShardedScenes):
+            half = half.part(slice(_FIRST_SCENES)).load()
         low, high = int(half.images.min()), int(half.images.max())
         counts = half.num_objects.bincount().tolist() if half.is_counted else "unknown"
         report.ok(

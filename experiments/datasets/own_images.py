@@ -160,6 +160,11 @@ def pictures_of(images: Source, name: str) -> list[Picture]:
             array = array[..., None]
         found = to_pictures(array, name)
         return [Picture.from_array(one, f"{name}[{i}]") for i, one in enumerate(found)]
+    if not (hasattr(images, "__len__") and hasattr(images, "__getitem__")):
+        raise ValueError(
+            f"{name} must be images that can be counted and taken by number, got "
+            f"{type(images).__name__}. Make a list of them."
+        )
     pictures = []
     for i in range(len(images)):  # type: ignore[arg-type]
         item = images[i]
