@@ -8,8 +8,9 @@ import torch
 from PIL import Image
 
 from experiments.datasets import DATASETS, embedded_digits, find_spec, load_dataset
-from experiments.datasets.generator import SceneConfig, generate, parse_scenes
+from experiments.datasets.generator import generate
 from experiments.datasets.multi_mnist import split_digits
+from experiments.datasets.scene_config import SceneConfig, parse_scenes
 from experiments.datasets.sprites import COLORS, SHAPES, DigitSprites, PictureSprites, ShapeSprites
 
 FEW = {"train": 60, "held_out": 20}

@@ -4,7 +4,7 @@
 3
 
 Besides those of :data:`DATASETS` there are scenes made to order, ``scenes:canvas=100,...``
-(:mod:`experiments.datasets.generator`), people's own images, ``folder:PATH``
+(:mod:`experiments.datasets.scene_config`), people's own images, ``folder:PATH``
 (:mod:`experiments.datasets.folder`), and shards (:mod:`experiments.datasets.sharded_scenes`);
 :mod:`experiments.datasets.sources` opens any of them. Images in memory are wrapped by
 :func:`as_scenes` and :func:`split_scenes`.
@@ -19,8 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from experiments.datasets.folder import FolderSpec, load_folder
-from experiments.datasets.generator import PREFIX as SCENES_PREFIX
-from experiments.datasets.generator import SceneConfig, generate, parse_scenes
+from experiments.datasets.generator import generate
 from experiments.datasets.mnist import (
     Digits,
     MNISTUnavailable,
@@ -30,6 +29,8 @@ from experiments.datasets.mnist import (
 )
 from experiments.datasets.multi_mnist import multi_mnist, pyro_multi_mnist
 from experiments.datasets.own_images import as_scenes, split_scenes
+from experiments.datasets.scene_config import PREFIX as SCENES_PREFIX
+from experiments.datasets.scene_config import SceneConfig, parse_scenes
 from experiments.datasets.scenes import (
     DamagedFileError,
     DataSplits,

@@ -18,9 +18,9 @@ from experiments.datasets import (
 )
 from experiments.datasets.folder import PREFIX as FOLDER
 from experiments.datasets.folder import parse_folder
-from experiments.datasets.generator import PREFIX as SCENES
-from experiments.datasets.generator import parse_scenes
 from experiments.datasets.object_scale import estimate, scale_prior
+from experiments.datasets.scene_config import PREFIX as SCENES
+from experiments.datasets.scene_config import parse_scenes
 from experiments.datasets.scenes import DataSplits
 from experiments.datasets.sharded_scenes import PREFIX as SHARDS
 from experiments.datasets.sharded_scenes import ShardedSplits, open_shards
