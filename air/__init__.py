@@ -5,11 +5,12 @@ from air.distributions import NumSteps, TruncatedGeometric
 from air.estimators import make_estimator
 from air.model import AIR
 from air.priors import Prior
-from air.schedules import Constant, Cosine, Exponential, Linear
+from air.schedules import Chain, Constant, Cosine, Exponential, Linear
 
 __all__ = [
     "AIR",
     "AIRConfig",
+    "Chain",
     "Constant",
     "Cosine",
     "Exponential",

@@ -11,6 +11,7 @@ from torch import Tensor
 __all__ = ["AIRConfig", "check_images"]
 
 Likelihood = Literal["normal", "bernoulli"]
+StepInput = Literal["image", "difference", "difference-only"]
 
 _MOST_OBJECTS = 1000
 _MOST_LAYERS = 100
@@ -49,6 +50,10 @@ class AIRConfig:
     """p(x | z): ``normal`` for grey values, ``bernoulli`` for binary images."""
     likelihood_sd: float = 0.3
     """Standard deviation of a pixel (normal only). Sharper ones are more easily stuck."""
+    step_input: StepInput = "image"
+    """What the LSTM sees at each step: the ``image``, always the same (AIR); its ``difference``
+    from the canvas of the objects found so far (DAIR); or the ``difference-only``, without memory
+    and the latents before. A memory can count: a number never seen is then a reason to stop."""
     lstm_size: int = 256
     """Size of the LSTM's hidden state."""
     image_embedding: tuple[int, ...] = ()
@@ -100,11 +105,12 @@ class AIRConfig:
             raise ValueError(
                 f"continue_prob must lie between 0 and 1, both excluded, got {self.continue_prob}."
             )
-        if self.likelihood not in get_args(Likelihood):
-            raise ValueError(
-                f"unknown likelihood {self.likelihood!r}. "
-                f"Expected one of: {', '.join(sorted(get_args(Likelihood)))}."
-            )
+        for name, known in (("likelihood", Likelihood), ("step_input", StepInput)):
+            if getattr(self, name) not in get_args(known):
+                raise ValueError(
+                    f"unknown {name} {getattr(self, name)!r}. "
+                    f"Expected one of: {', '.join(sorted(get_args(known)))}."
+                )
         if not self.likelihood_sd > 0:
             raise ValueError(f"likelihood_sd must be above 0, got {self.likelihood_sd}.")
 

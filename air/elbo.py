@@ -19,9 +19,17 @@ from torch.distributions import Normal
 
 from air.distributions import NumSteps, normal_kl
 from air.priors import Prior
-from air.types import CountTensors, ELBOParts, ImportanceBound, Rollout
+from air.types import CountPosterior, CountTensors, ELBOParts, ImportanceBound, Rollout
 
-__all__ = ["count_tensors", "elbo_parts", "importance_bound", "log_ratio_latents", "log_weights"]
+__all__ = [
+    "count_posterior",
+    "count_tensors",
+    "elbo_parts",
+    "importance_bound",
+    "log_ratio_latents",
+    "log_weights",
+    "log_weights_by_count",
+]
 
 
 def count_tensors(rollout: Rollout, log_likelihood: Tensor, prior: Prior) -> CountTensors:
@@ -63,13 +71,20 @@ def log_ratio_latents(rollout: Rollout, prior: Prior) -> Tensor:
     return torch.cat([torch.zeros_like(steps[..., :1]), steps], dim=-1)
 
 
+def log_weights_by_count(rollout: Rollout, counts: CountTensors, prior: Prior) -> Tensor:
+    """``log p(x, n, z_{1:n}) - log q(z_{1:n} | x)`` at the samples, ``(K, B, T + 1)``.
+
+    Each is the logarithm of an unbiased estimate of p(x, n).
+    """
+    return counts.log_likelihood + counts.log_p + log_ratio_latents(rollout, prior)
+
+
 def log_weights(rollout: Rollout, counts: CountTensors, prior: Prior) -> Tensor:
     """Log importance weights with n summed out exactly, ``(K, B)``.
 
     Each is the logarithm of an unbiased estimate of p(x).
     """
-    joint = counts.log_likelihood + counts.log_p + log_ratio_latents(rollout, prior)
-    return joint.logsumexp(dim=-1)
+    return log_weights_by_count(rollout, counts, prior).logsumexp(dim=-1)
 
 
 def importance_bound(log_weights: Tensor) -> ImportanceBound:
@@ -85,6 +100,26 @@ def importance_bound(log_weights: Tensor) -> ImportanceBound:
         log_likelihood=log_sum - math.log(num_samples),
         ess=(2 * log_sum - log_sum_squares).exp(),
         num_samples=num_samples,
+    )
+
+
+def count_posterior(log_weights: Tensor, log_q: Tensor) -> CountPosterior:
+    r"""p(n | x) by importance weighting, self-normalised, beside q(n | x).
+
+    .. math:: p(n \mid x) = \frac{p(x, n)}{p(x)} \approx
+              \frac{\sum_k w_{kn}}{\sum_{km} w_{km}}, \qquad
+              w_{kn} = \frac{p(x, n, z^k_{1:n})}{q(z^k_{1:n} \mid x)}
+
+    Args:
+        log_weights: of :func:`log_weights_by_count`, ``(K, B, T + 1)``.
+        log_q: ``log q(n | z, x)`` of the same rollouts, ``(K, B, T + 1)``.
+    """
+    by_count = log_weights.logsumexp(dim=0)
+    return CountPosterior(
+        probs=by_count.softmax(dim=-1),
+        q_probs=log_q.exp().mean(dim=0),
+        ess=importance_bound(log_weights.logsumexp(dim=-1)).ess,
+        num_samples=log_weights.shape[0],
     )
 
 

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from air.config import AIRConfig
 from air.distributions import NumSteps
-from air.elbo import log_ratio_latents
+from air.elbo import log_ratio_latents, log_weights_by_count
 from air.model import AIR
 from air.networks import BaselineMLP
 from air.priors import Prior
@@ -331,7 +331,7 @@ class IWEnumerate(Estimator):
 
     def objective(self, output: AIROutput, batch: Batch) -> Objective:
         """Minus the bound; the gradient is that of bound and cross entropy."""
-        joint = _log_joint_ratio(output, batch.prior)
+        joint = log_weights_by_count(output.rollout, output.counts, batch.prior)
         bound = log_mean_exp(joint.logsumexp(dim=-1))
         posterior = _softmax_over_samples_and_counts(joint)
         score = (posterior * output.counts.log_q).sum(dim=(0, -1))
@@ -429,17 +429,12 @@ def _objective(bound: Tensor, output: AIROutput, auxiliary: Tensor | None = None
     return Objective(loss=loss, auxiliary_loss=auxiliary, output=output)
 
 
-def _log_joint_ratio(output: AIROutput, prior: Prior) -> Tensor:
-    """``log p(x, n, z_{1:n}) - log q(z_{1:n} | x)``: ``(K, B, T + 1)``."""
-    counts = output.counts
-    return counts.log_likelihood + counts.log_p + log_ratio_latents(output.rollout, prior)
-
-
 def _drawn_log_weights(output: AIROutput, prior: Prior) -> tuple[Tensor, Tensor]:
     """Log weights at one drawn n a rollout, and log q of that n, each ``(K, B)``."""
     n = NumSteps(output.rollout.continue_logits, validate_args=False).sample()
     log_q = at_counts(output.counts.log_q, n)
-    return at_counts(_log_joint_ratio(output, prior), n) - log_q, log_q
+    joint = log_weights_by_count(output.rollout, output.counts, prior)
+    return at_counts(joint, n) - log_q, log_q
 
 
 def _softmax_over_samples_and_counts(joint: Tensor) -> Tensor:

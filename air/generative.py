@@ -10,7 +10,7 @@ from air.priors import Prior, PriorNetwork
 from air.spatial_transformer import place_objects
 from air.types import Sample
 
-__all__ = ["BernoulliLikelihood", "GenerativeModel", "NormalLikelihood"]
+__all__ = ["BernoulliLikelihood", "Canvas", "GenerativeModel", "NormalLikelihood"]
 
 
 class NormalLikelihood(nn.Module):
@@ -23,6 +23,10 @@ class NormalLikelihood(nn.Module):
     def __init__(self, sd: float) -> None:
         super().__init__()
         self.sd = sd
+
+    def overlay(self, canvas: Tensor, placed: Tensor) -> Tensor:
+        """The canvas with one more object on it, each ``(*, C, H, W)``."""
+        return canvas + placed
 
     def canvases(self, objects: Tensor) -> Tensor:
         """Canvases of the first n objects, ``(*, T + 1, C, H, W)``, from ``(*, T, C, H, W)``."""
@@ -66,6 +70,10 @@ class BernoulliLikelihood(nn.Module):
     """
 
     margin = 1e-3
+
+    def overlay(self, canvas: Tensor, placed: Tensor) -> Tensor:
+        """The canvas with one more object on it, each ``(*, C, H, W)``."""
+        return 1 - (1 - canvas) * (1 - placed)
 
     def canvases(self, objects: Tensor) -> Tensor:
         """Canvases of the first n objects, ``(*, T + 1, C, H, W)``, from ``(*, T, C, H, W)``."""
@@ -157,3 +165,38 @@ class GenerativeModel(nn.Module):
             z_where=z_where,
             z_what=z_what,
         )
+
+
+class Canvas:
+    """A canvas that objects are put on one after another, as they are found.
+
+    Args:
+        generative: decodes and places them.
+    """
+
+    def __init__(self, generative: GenerativeModel) -> None:
+        self._generative = generative
+        self._objects: list[Tensor] = []
+        self._pixels: Tensor | None = None
+
+    def add(self, z_where: Tensor, z_what: Tensor) -> Tensor:
+        """Put one more object on the canvas.
+
+        Args:
+            z_where: ``(*, 3)``.
+            z_what: ``(*, D)``.
+
+        Returns:
+            The mean of p(x | the objects so far), ``(*, C, H, W)``.
+        """
+        placed = self._generative.render(z_where, z_what)
+        before = self._pixels
+        after = placed if before is None else self._generative.likelihood.overlay(before, placed)
+        self._objects.append(placed)
+        self._pixels = after
+        return after
+
+    @property
+    def objects(self) -> Tensor:
+        """Each object on a canvas of its own, ``(*, T, C, H, W)``."""
+        return torch.stack(self._objects, dim=-4)

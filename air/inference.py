@@ -1,5 +1,6 @@
 """The inference half of AIR: from an image to the latents of its objects, one by one."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -11,6 +12,11 @@ from air.spatial_transformer import extract_glimpses
 from air.types import Rollout
 
 __all__ = ["InferenceNetwork"]
+
+
+AddObject = Callable[[Tensor, Tensor], Tensor]
+"""From one more object's z_where and z_what to the canvas with it, ``(K, B, C, H, W)``: what the
+generative half makes of them, which this half does not know."""
 
 
 class _Step(NamedTuple):
@@ -73,6 +79,7 @@ class InferenceNetwork(nn.Module):
         *,
         use_means: bool = False,
         detach_samples: bool = False,
+        add_object: AddObject | None = None,
     ) -> Rollout:
         """Unroll all T steps as if every object were present.
 
@@ -83,6 +90,10 @@ class InferenceNetwork(nn.Module):
             use_means: take each latent's mean instead of a draw.
             detach_samples: let no gradient pass through the draws, as where q is trained by
                 its log-density at them.
+            add_object: puts one more object on a canvas. If given, each step sees the difference
+                of the image from the canvas of the objects before ("difference AIR"), which tells
+                it what is left to explain, whatever their number. A gradient passes through that
+                canvas wherever one passes through the draws.
         """
         shape = (num_samples, images.shape[0])
         projection = self.lstm.project(self.embedding(images.flatten(1))).expand(*shape, -1)
@@ -91,13 +102,19 @@ class InferenceNetwork(nn.Module):
         noise = projection.new_zeros(self.max_objects, *shape, 3 + self.z_what_size)
         if not use_means:
             noise.normal_()
-        state = latents = None
+        state = latents = canvas = None
         steps = []
         for step_noise in noise:
+            if canvas is not None:
+                projection = self.lstm.project(self.embedding((images - canvas).flatten(2)))
             state = self.lstm(projection, latents, state)
             step = self._step(images, state, p_z_where, step_noise, detach_samples)
             latents = torch.cat([step.z_where, step.z_what], dim=-1)
             steps.append(step)
+            if add_object is not None:
+                canvas = add_object(step.z_where, step.z_what)
+                # Like the draws that it is made of: q depends on it, and so on the decoder too.
+                canvas = canvas.detach() if detach_samples else canvas
         stacked = (torch.stack(field, dim=2) for field in zip(*steps, strict=True))
         return Rollout(**dict(zip(_Step._fields, stacked, strict=True)))
 

@@ -7,13 +7,19 @@ from torch import Tensor, nn
 
 from air.config import AIRConfig, check_images
 from air.distributions import NumSteps
-from air.elbo import count_tensors, elbo_parts, importance_bound, log_weights
-from air.generative import BernoulliLikelihood, GenerativeModel, NormalLikelihood
+from air.elbo import (
+    count_posterior,
+    count_tensors,
+    elbo_parts,
+    importance_bound,
+    log_weights_by_count,
+)
+from air.generative import BernoulliLikelihood, Canvas, GenerativeModel, NormalLikelihood
 from air.inference import InferenceNetwork
 from air.networks import MLP, GlimpseDecoder, GlimpseEncoder, ImageLSTM, StepPredictor
 from air.priors import Prior, PriorNetwork
 from air.spatial_transformer import boxes_in_pixels
-from air.types import AIROutput, ImportanceBound, Inference, Sample
+from air.types import AIROutput, CountPosterior, ImportanceBound, Inference, Rollout, Sample
 
 __all__ = ["AIR"]
 
@@ -54,7 +60,12 @@ class AIR(nn.Module):
             image_features = features
         self.inference = InferenceNetwork(
             embedding=embedding,
-            lstm=ImageLSTM(image_features, 3 + config.z_what_size, config.lstm_size),
+            lstm=ImageLSTM(
+                image_features,
+                3 + config.z_what_size,
+                config.lstm_size,
+                memory=config.step_input != "difference-only",
+            ),
             predictor=StepPredictor(config.lstm_size, config.predictor_hidden),
             encoder=GlimpseEncoder(config.glimpse_shape, config.encoder_hidden, config.z_what_size),
             max_objects=config.max_objects,
@@ -117,8 +128,7 @@ class AIR(nn.Module):
         if num_samples < 1:
             raise ValueError(f"num_samples must be at least 1, got {num_samples}.")
         prior = self.prior() if prior is None else prior
-        rollout = self.inference(images, prior.z_where, num_samples, detach_samples=detach_samples)
-        objects = self.generative.render(rollout.z_where, rollout.z_what)
+        rollout, objects = self._unroll(images, prior, num_samples, detach_samples=detach_samples)
         log_likelihood = self.generative.log_likelihood(images, objects, likelihood_sd)
         counts = count_tensors(rollout, log_likelihood, prior)
         return AIROutput(
@@ -197,6 +207,52 @@ class AIR(nn.Module):
         Raises:
             ValueError: if the images do not fit the model, or ``num_samples`` is below 1.
         """
+        weights, _ = self._weigh(images, num_samples, prior, samples_at_once, likelihood_sd)
+        return importance_bound(weights.logsumexp(dim=-1))
+
+    @torch.no_grad()
+    def count_posterior(
+        self,
+        images: Tensor,
+        num_samples: int = 100,
+        prior: Prior | None = None,
+        *,
+        samples_at_once: int = 10,
+        likelihood_sd: float | Tensor | None = None,
+    ) -> CountPosterior:
+        """p(n | x) of the model, by importance weighting, beside the network's q(n | x).
+
+        The same rollouts and weights as :meth:`log_likelihood`, with n kept. Consistent: the
+        estimate is p(n | x) as K grows, for any q. Where ``ess`` is near 1, K is too small.
+
+        Args:
+            images: ``(B, C, H, W)``, float in [0, 1] or uint8 (0 to 255).
+            num_samples: K.
+            prior: default: the model's own.
+            samples_at_once: how many rollouts of each image are in memory at a time.
+            likelihood_sd: another standard deviation of a pixel than the model's.
+
+        Raises:
+            ValueError: if the images do not fit the model, or ``num_samples`` is below 1.
+        """
+        return count_posterior(
+            *self._weigh(images, num_samples, prior, samples_at_once, likelihood_sd)
+        )
+
+    @property
+    def max_objects(self) -> int:
+        """T, the most objects that can be found."""
+        return self.config.max_objects
+
+    def _weigh(
+        self,
+        images: Tensor,
+        num_samples: int,
+        prior: Prior | None,
+        samples_at_once: int,
+        likelihood_sd: float | Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Log weights and log q(n), by count, of K rollouts: ``(K, B, T + 1)`` each."""
         images = self.as_input(images)
         if num_samples < 1 or samples_at_once < 1:
             raise ValueError(
@@ -204,23 +260,32 @@ class AIR(nn.Module):
                 f"got {num_samples} and {samples_at_once}."
             )
         prior = self.prior() if prior is None else prior
-        weights = []
+        weights, log_q = [], []
         for start in range(0, num_samples, samples_at_once):
             chunk = min(samples_at_once, num_samples - start)
             output = self(images, prior, num_samples=chunk, likelihood_sd=likelihood_sd)
-            weights.append(log_weights(output.rollout, output.counts, prior))
-        return importance_bound(torch.cat(weights))
+            weights.append(log_weights_by_count(output.rollout, output.counts, prior))
+            log_q.append(output.counts.log_q)
+        return torch.cat(weights), torch.cat(log_q)
 
-    @property
-    def max_objects(self) -> int:
-        """T, the most objects that can be found."""
-        return self.config.max_objects
+    def _unroll(
+        self, images: Tensor, prior: Prior, num_samples: int = 1, **options: bool
+    ) -> tuple[Rollout, Tensor]:
+        """The rollout, and its objects ``(K, B, T, C, H, W)``."""
+        if self.config.step_input == "image":
+            rollout = self.inference(images, prior.z_where, num_samples, **options)
+            return rollout, self.generative.render(rollout.z_where, rollout.z_what)
+        canvas = Canvas(self.generative)
+        rollout = self.inference(
+            images, prior.z_where, num_samples, add_object=canvas.add, **options
+        )
+        return rollout, canvas.objects
 
     def _infer(self, images: Tensor) -> Inference:
-        rollout = self.inference(images, self.prior().z_where, use_means=True)
+        rollout, objects = self._unroll(images, self.prior(), use_means=True)
+        objects = objects[0]
         num_steps = NumSteps(rollout.continue_logits[0], validate_args=False)
         z_where, z_what = rollout.z_where[0], rollout.z_what[0]
-        objects = self.generative.render(z_where, z_what)
         counts = num_steps.mode
         rows = torch.arange(len(images), device=images.device)
         present = torch.arange(self.max_objects, device=images.device) < counts[:, None]

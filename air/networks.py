@@ -153,13 +153,19 @@ class ImageLSTM(nn.Module):
         image_features: size of the flattened image, or of its embedding.
         latent_size: size of the latents of one step.
         hidden_size: size of the hidden state.
+        memory: whether a step sees the latents and the state before it. Without, it is a function
+            of its projection alone, and each step has to have one of its own.
     """
 
-    def __init__(self, image_features: int, latent_size: int, hidden_size: int) -> None:
+    def __init__(
+        self, image_features: int, latent_size: int, hidden_size: int, *, memory: bool = True
+    ) -> None:
         super().__init__()
         self.hidden_size = hidden_size
         self.image_projection = Linear(image_features, 4 * hidden_size)
-        self.recurrence = Linear(latent_size + hidden_size, 4 * hidden_size, bias=False)
+        self.recurrence = (
+            Linear(latent_size + hidden_size, 4 * hidden_size, bias=False) if memory else None
+        )
 
     def project(self, image_features: Tensor) -> Tensor:
         """The image's part of the gates: ``(*, 4 * hidden_size)``."""
@@ -175,10 +181,10 @@ class ImageLSTM(nn.Module):
             latents: latents of the step before, ``(*, latent_size)``.
             state: state of the step before.
         """
-        gates = projection
-        if latents is not None and state is not None:
-            gates = gates + self.recurrence(torch.cat([latents, state.hidden], dim=-1))
-        return LSTMState(*lstm_gates(gates, None if state is None else state.cell))
+        if self.recurrence is None or latents is None or state is None:
+            return LSTMState(*lstm_gates(projection, None))
+        gates = projection + self.recurrence(torch.cat([latents, state.hidden], dim=-1))
+        return LSTMState(*lstm_gates(gates, state.cell))
 
 
 class BaselineMLP(nn.Module):

@@ -3,8 +3,9 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
-__all__ = ["Constant", "Cosine", "Exponential", "Linear", "Schedule", "parse_schedule"]
+__all__ = ["Chain", "Constant", "Cosine", "Exponential", "Linear", "Schedule", "parse_schedule"]
 
 Schedule = Callable[[int], float]
 """Anything that maps a step (0 is the first) to a value."""
@@ -32,6 +33,10 @@ class _Ramp:
     def __post_init__(self) -> None:
         if self.num_steps < 1:
             raise ValueError(f"num_steps must be at least 1, got {self.num_steps}.")
+
+    def __call__(self, step: int) -> float:
+        """Value at ``step``."""
+        raise NotImplementedError
 
     def _fraction(self, step: int) -> float:
         return min(max(step / self.num_steps, 0.0), 1.0)
@@ -76,6 +81,29 @@ class Cosine(_Ramp):
         return self.end + (self.start - self.end) * weight
 
 
+@dataclass(frozen=True)
+class Chain:
+    """Ramps end to end: each takes over at the step where the one before it ends.
+
+    Raises:
+        ValueError: if there is none.
+    """
+
+    ramps: tuple[_Ramp, ...]
+
+    def __post_init__(self) -> None:
+        if not self.ramps:
+            raise ValueError("a chain needs at least one ramp.")
+
+    def __call__(self, step: int) -> float:
+        """Value at ``step``."""
+        for ramp in self.ramps[:-1]:
+            if step < ramp.num_steps:
+                return ramp(step)
+            step -= ramp.num_steps
+        return self.ramps[-1](step)
+
+
 _RAMPS: dict[str, type[Linear] | type[Exponential] | type[Cosine]] = {
     "linear": Linear,
     "exponential": Exponential,
@@ -83,30 +111,48 @@ _RAMPS: dict[str, type[Linear] | type[Exponential] | type[Cosine]] = {
 }
 
 
-def parse_schedule(text: str) -> Constant | Linear | Exponential | Cosine:
+def parse_schedule(text: str | float) -> Constant | Linear | Exponential | Cosine | Chain:
     """Read a schedule from the command line.
 
     Args:
-        text: a number (``0.01``), or ``KIND:START:END:NUM_STEPS`` with KIND one of ``linear``,
-            ``exponential``, ``cosine`` (``exponential:1e-9:0.01:4000``).
+        text: a number (``0.01``, as text or not); ``KIND:START:END:NUM_STEPS`` with KIND one of
+            ``linear``, ``exponential``, ``cosine`` (``exponential:1e-9:0.01:4000``); or values at
+            steps, the first of them 0, with ramps between: ``KIND:VALUE@STEP,VALUE@STEP,...``.
 
     Raises:
-        ValueError: if ``text`` is neither.
+        ValueError: if ``text`` is none of these.
 
     Example:
         >>> parse_schedule("linear:0:1:10")(5)
         0.5
+        >>> parse_schedule("linear:0.3@0,0.3@100,0.2@200")(150)
+        0.25
     """
-    kind, *arguments = text.strip().split(":")
+    kind, *arguments = str(text).strip().split(":")
     try:
         if not arguments:
             return Constant(float(kind))
         if kind in _RAMPS and len(arguments) == 3:
             start, end, num_steps = arguments
             return _RAMPS[kind](float(start), float(end), int(num_steps))
+        if kind in _RAMPS and len(arguments) == 1 and "@" in arguments[0]:
+            return _chain(_RAMPS[kind], arguments[0])
     except ValueError as error:
         raise ValueError(f"cannot read the schedule {text!r}: {error}.") from error
     raise ValueError(
-        f"cannot read the schedule {text!r}. Expected a number, or KIND:START:END:NUM_STEPS "
-        f"with KIND one of: {', '.join(_RAMPS)}."
+        f"cannot read the schedule {text!r}. Expected a number, KIND:START:END:NUM_STEPS or "
+        f"KIND:VALUE@0,VALUE@STEP,... with KIND one of: {', '.join(_RAMPS)}."
     )
+
+
+def _chain(ramp: type[Linear] | type[Exponential] | type[Cosine], text: str) -> Chain:
+    points = []
+    for point in text.split(","):
+        value, _, step = point.partition("@")
+        points.append((float(value), int(step)))
+    steps = [step for _, step in points]
+    if steps[0] != 0 or any(later <= earlier for earlier, later in pairwise(steps)):
+        raise ValueError("its steps must start at 0 and grow")
+    if len(points) < 2:
+        raise ValueError("it needs two points or more")
+    return Chain(tuple(ramp(a, b, to - at) for (a, at), (b, to) in pairwise(points)))

@@ -14,6 +14,7 @@ from torch import Tensor
 
 __all__ = [
     "AIROutput",
+    "CountPosterior",
     "CountTensors",
     "ELBOParts",
     "Evaluation",
@@ -196,6 +197,20 @@ class ImportanceBound:
     """``log 1/K sum_k w_k``, a lower bound of log p(x) in expectation: ``(B,)``."""
     ess: Tensor
     """Effective sample size ``(sum w)^2 / sum w^2``, between 1 and K: ``(B,)``."""
+    num_samples: int
+    """K."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CountPosterior:
+    """How many objects an image holds: what the model implies, and what its network says."""
+
+    probs: Tensor
+    """p(n | x) of the model, estimated with K importance-weighted rollouts: ``(B, T + 1)``."""
+    q_probs: Tensor
+    """q(n | x) of the inference network, its mean over the same rollouts: ``(B, T + 1)``."""
+    ess: Tensor
+    """Effective sample size, between 1 and K: ``(B,)``. Near 1 one rollout decides."""
     num_samples: int
     """K."""
 

@@ -5,7 +5,7 @@ import math
 
 from air import AIRConfig
 from air.estimators import ESTIMATORS
-from air.schedules import parse_schedule
+from air.schedules import Constant, parse_schedule
 from experiments.datasets.sources import check_dataset, describe_names
 from experiments.guard import parse_on_nan
 from experiments.objective import PRECISIONS
@@ -29,6 +29,12 @@ def add_own_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"one of: {describe_names()} (default: %(default)s)",
     )
     add_data_arguments(data)
+    data.add_argument(
+        "--translate",
+        action="store_true",
+        help="move the content of each training scene to a random place where it fits (black "
+        "backgrounds only)",
+    )
     model = parser.add_argument_group("model and objective")
     model.add_argument(
         "--estimator",
@@ -77,6 +83,21 @@ def add_own_arguments(parser: argparse.ArgumentParser) -> None:
         help="prior standard deviations of an object's scale and place "
         "(default: what the data set comes with, or estimated, else 0.2,1,1)",
     )
+    for half in ("encoder", "decoder"):
+        model.add_argument(
+            f"--{half}-hidden",
+            metavar="SIZES",
+            default=",".join(map(str, getattr(defaults, f"{half}_hidden"))),
+            help=f"hidden layers of the glimpse {half}, separated by commas (default: %(default)s)",
+        )
+    model.add_argument(
+        "--step-input",
+        metavar="WHAT",
+        default=defaults.step_input,
+        help="what the LSTM sees at each step: image (AIR); difference, what the objects found so "
+        "far do not explain of it (DAIR); or difference-only, without memory of the steps before "
+        "(default: %(default)s)",
+    )
     model.add_argument(
         "--likelihood",
         metavar="NAME",
@@ -86,17 +107,23 @@ def add_own_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument(
         "--likelihood-sd",
         metavar="SD",
-        type=float,
-        default=defaults.likelihood_sd,
-        help="standard deviation of a pixel (default: %(default)s)",
+        default=str(defaults.likelihood_sd),
+        help="standard deviation of a pixel: a number or a schedule (default: %(default)s)",
     )
     model.add_argument(
         "--continue-prob",
         metavar="P",
         default=CONTINUE_PROB,
         help="prior probability of one more object: a number, or a schedule "
-        "KIND:START:END:STEPS with KIND linear, exponential or cosine "
-        "(default: %(default)s)",
+        "KIND:START:END:STEPS or KIND:VALUE@0,VALUE@STEP,... with KIND linear, exponential or "
+        "cosine (default: %(default)s)",
+    )
+    model.add_argument(
+        "--learn-continue-prob-from",
+        metavar="STEP",
+        type=int,
+        help="from this step on learn that probability, instead of following --continue-prob; it "
+        "starts where --continue-prob ends (default: never)",
     )
     model.add_argument(
         "--baseline-lr",
@@ -185,6 +212,23 @@ def add_data_arguments(parser: argparse._ActionsContainer) -> None:
     )
 
 
+def parse_sizes(text: str) -> tuple[int, ...]:
+    """Sizes of layers from the command line; none where the text is empty.
+
+    >>> parse_sizes("512,256")
+    (512, 256)
+
+    Raises:
+        ValueError: if it holds anything else than numbers.
+    """
+    try:
+        return tuple(int(size) for size in text.split(",")) if text.strip() else ()
+    except ValueError as error:
+        raise ValueError(
+            f"cannot read the sizes {text!r}. Expected whole numbers, such as 512,512."
+        ) from error
+
+
 def check_numbers(args: argparse.Namespace) -> None:
     """Check what boilr's own checks divide by, and what it does not check.
 
@@ -218,6 +262,8 @@ def check_arguments(args: argparse.Namespace) -> None:
     if args.resume and args.dry_run:
         raise ValueError("--dry-run saves nothing, so it cannot go with --resume.")
     parse_on_nan(args.on_nan)
+    for half in ("encoder", "decoder"):
+        parse_sizes(getattr(args, f"{half}_hidden"))
     for name, most in _MOST.items():
         if getattr(args, name) > most:
             raise ValueError(f"{name} must be at most {most}, got {getattr(args, name)}.")
@@ -246,6 +292,10 @@ def check_arguments(args: argparse.Namespace) -> None:
             parse_three(name, text)
     if args.object_size is not None and not 0 < args.object_size < math.inf:
         raise ValueError(f"object_size must be above 0 pixels, got {args.object_size}.")
+    if args.learn_continue_prob_from is not None and args.learn_continue_prob_from < 0:
+        raise ValueError(
+            f"learn_continue_prob_from must be at least 0, got {args.learn_continue_prob_from}."
+        )
     continue_prob = parse_schedule(args.continue_prob)
     for step in (0, args.max_steps):
         if not 0 < continue_prob(step) < 1:
@@ -253,6 +303,16 @@ def check_arguments(args: argparse.Namespace) -> None:
                 "--continue-prob must stay between 0 and 1, both excluded, "
                 f"got {continue_prob(step)} at step {step}."
             )
+    likelihood_sd = parse_schedule(args.likelihood_sd)
+    for step in (0, args.max_steps):
+        if not 0 < likelihood_sd(step) < math.inf:
+            raise ValueError(
+                f"--likelihood-sd must stay above 0, got {likelihood_sd(step)} at step {step}."
+            )
+    if args.likelihood == "bernoulli" and not isinstance(likelihood_sd, Constant):
+        raise ValueError(
+            "--likelihood bernoulli has no standard deviation: --likelihood-sd must be a number."
+        )
 
 
 def _check_together(args: argparse.Namespace) -> None:

@@ -9,7 +9,7 @@ import boilr
 import torch
 from torch import Tensor
 
-from air import AIR, AIRConfig, Cosine, make_estimator
+from air import AIR, AIRConfig, Constant, Cosine, make_estimator
 from air.config import check_images
 from air.evaluation import evaluate
 from air.schedules import parse_schedule
@@ -19,6 +19,7 @@ from experiments.arguments import (
     check_arguments,
     check_numbers,
     complete_help,
+    parse_sizes,
     parse_three,
 )
 from experiments.boilr_model import AIRModel
@@ -30,6 +31,11 @@ from experiments.loaders import SceneManager
 from experiments.objective import make_objective
 from experiments.pictures import save_reconstructions, save_samples
 
+PRIOR_LR_FACTOR = 10
+"""Of the learning rate of a learned ``continue_prob``, which stays constant: one number, which Adam
+moves by that length at a time, with a way of five units to go on the scale of its logit, when the
+others' rates are nearly zero."""
+
 
 class AIRExperiment(boilr.VAEExperimentManager):
     """Trains AIR on a data set of scenes; runs under our trainer and under boilr's own.
@@ -39,9 +45,9 @@ class AIRExperiment(boilr.VAEExperimentManager):
             command line, except in a notebook, whose command line is the kernel's.
     """
 
-    continue_prob: Tensor | None = None
-    """A scalar on the device that :meth:`set_schedules` fills, where the prior's probability of
-    one more object must not be a Python number."""
+    scheduled: Tensor | None = None
+    """On the device, ``(2,)``: the prior's probability of one more object and the likelihood's
+    standard deviation, filled by :meth:`set_schedules`, where they must not be Python numbers."""
 
     def __init__(self, args: argparse.Namespace | None = None) -> None:
         if args is None and "ipykernel" in sys.modules:
@@ -146,12 +152,21 @@ class AIRExperiment(boilr.VAEExperimentManager):
 
     def _make_optimizer(self) -> torch.optim.Optimizer:
         args, model = self.args, self.model
-        groups = [{"params": list(model.air.parameters()), "lr": args.lr}]
+        length, prior = self.num_steps, list(model.air.generative.prior.parameters())
+        others = [p for p in model.air.parameters() if not any(p is own for own in prior)]
+        groups = [{"params": others, "lr": args.lr}]
+        if prior:
+            groups.append({"params": prior, "lr": PRIOR_LR_FACTOR * args.lr})
         if own := list(model.estimator.parameters()):
             groups.append({"params": own, "lr": args.baseline_lr})
-        self._learning_rates = [Cosine(group["lr"], 0.0, self.num_steps) for group in groups]
-        self._continue_prob = parse_schedule(args.continue_prob)
-        self._objective = make_objective(self.device, args.precision, compiled=args.compile)
+        self._learning_rates = [
+            Constant(group["lr"]) if group["params"] is prior else Cosine(group["lr"], 0.0, length)
+            for group in groups
+        ]
+        self._schedules = (parse_schedule(args.continue_prob), parse_schedule(args.likelihood_sd))
+        self._objective = make_objective(
+            self.device, args.precision, compiled=args.compile, translated=args.translate
+        )
         return torch.optim.Adam(groups, fused=True)
 
     def forward_pass(self, x: Tensor, y: Tensor | None = None) -> dict[str, Any]:
@@ -162,22 +177,41 @@ class AIRExperiment(boilr.VAEExperimentManager):
             y: numbers of objects, int64 ``(B,)``.
         """
         labels = None if y is None or not self.is_counted else y.to(self.device)
-        continue_prob: float | Tensor | None = self.continue_prob
-        if continue_prob is None:
-            continue_prob = self._continue_prob(self.model.global_step)
-        model = self.model
-        return self._objective(model.air, model.estimator, x.to(self.device), labels, continue_prob)
+        model, scheduled, step = self.model, self.scheduled, self.model.global_step
+        continue_prob: float | Tensor
+        likelihood_sd: float | Tensor | None
+        if scheduled is None:
+            continue_prob, likelihood_sd = self._scheduled_prob(step), self._schedules[1](step)
+        else:
+            continue_prob, likelihood_sd = scheduled.unbind()
+        if isinstance(self._schedules[1], Constant):
+            likelihood_sd = None  # the model's own: nothing to hand over
+        images, used = x.to(self.device), None
+        if model.air.config.learn_continue_prob:
+            own = model.air.generative.prior.continue_prob
+            continue_prob = used = _scheduled_or_own(continue_prob, own)
+        results = self._objective(
+            model.air, model.estimator, images, labels, continue_prob, likelihood_sd
+        )
+        return results if used is None else results | {"continue_prob": used.detach()}
 
     def set_schedules(self) -> None:
-        """Set the learning rates of this step, and the prior's probability if it is a tensor."""
+        """Set the learning rates of this step, and the other schedules if they are tensors."""
         step = self.model.global_step
         for group, schedule in zip(self.optimizer.param_groups, self._learning_rates, strict=True):
             if isinstance(group["lr"], Tensor):
                 group["lr"].fill_(schedule(step))
             else:
                 group["lr"] = schedule(step)
-        if self.continue_prob is not None:
-            self.continue_prob.fill_(self._continue_prob(step))
+        if self.scheduled is not None:
+            values = (self._scheduled_prob(step), self._schedules[1](step))
+            for place, value in zip(self.scheduled, values, strict=True):
+                place.fill_(value)
+
+    def _scheduled_prob(self, step: int) -> float:
+        """The prior's probability of one more object at a step; 0 where the model's own holds."""
+        start = self.args.learn_continue_prob_from
+        return self._schedules[0](step) if start is None or step < start else 0.0
 
     def post_backward_callback(self) -> None:
         """Set the learning rates of this step, just before boilr's trainer takes it."""
@@ -258,8 +292,12 @@ def make_config(args: argparse.Namespace, data_shape: tuple[int, ...], num_steps
         channels=channels,
         max_objects=args.max_objects,
         z_what_size=args.z_what_size,
+        encoder_hidden=parse_sizes(args.encoder_hidden),
+        decoder_hidden=parse_sizes(args.decoder_hidden),
+        step_input=args.step_input,
+        learn_continue_prob=args.learn_continue_prob_from is not None,
         likelihood=args.likelihood,
-        likelihood_sd=args.likelihood_sd,
+        likelihood_sd=parse_schedule(args.likelihood_sd)(num_steps),
         continue_prob=parse_schedule(args.continue_prob)(num_steps),
         z_where_mean=mean,
         z_where_sd=sd,
@@ -320,6 +358,16 @@ def _z_where_prior(
 
 def _to_text(three: tuple[float, float, float]) -> str:
     return ",".join(f"{value:g}" for value in three)
+
+
+def _scheduled_or_own(scheduled: float | Tensor, own: Tensor) -> Tensor:
+    """The schedule's value, or the model's own where that is 0.
+
+    Chosen on the device: a recorded step takes either way. The way not taken has a gradient of 0.
+    """
+    if not isinstance(scheduled, Tensor):
+        scheduled = own.new_full((), scheduled)
+    return torch.where(scheduled > 0, scheduled, own)
 
 
 def _summary(metrics: dict[str, float]) -> str:

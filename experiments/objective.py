@@ -9,6 +9,7 @@ from torch import Tensor
 
 from air import AIR
 from air.estimators import Estimator
+from experiments.augmentation import translate
 
 METRICS = ("elbo", "log_likelihood", "kl_num_steps", "kl_z_where", "kl_z_what")
 """The parts of the ELBO that are logged, by their names in ``ELBOParts``."""
@@ -19,12 +20,18 @@ Precision = Literal["float32", "tf32", "bf16"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 ObjectiveFunction = Callable[
-    [AIR, Estimator, Tensor, Tensor | None, float | Tensor], dict[str, Tensor]
+    [AIR, Estimator, Tensor, Tensor | None, float | Tensor, float | Tensor | None],
+    dict[str, Tensor],
 ]
 
 
 def objective(
-    air: AIR, estimator: Estimator, images: Tensor, labels: Tensor | None, continue_prob: Any
+    air: AIR,
+    estimator: Estimator,
+    images: Tensor,
+    labels: Tensor | None,
+    continue_prob: float | Tensor,
+    likelihood_sd: float | Tensor | None = None,
 ) -> dict[str, Tensor]:
     """The loss of a batch and its metrics, all scalars.
 
@@ -34,9 +41,11 @@ def objective(
         images: uint8 or float in [0, 1], ``(B, C, H, W)``.
         labels: numbers of objects, int64 ``(B,)``; not used but for the accuracy.
         continue_prob: prior probability of one more object at this step.
+        likelihood_sd: of a pixel at this step, if not the model's own.
     """
     images = images.float() / 255 if images.dtype == torch.uint8 else images
-    objective = estimator(air, images, air.prior(continue_prob))
+    prior = air.prior(continue_prob)
+    objective = estimator(air, images, prior, likelihood_sd=likelihood_sd)
     output = objective.output
     results = {"loss": objective.total_loss, "bound": -objective.loss.detach()}
     for name in METRICS:
@@ -52,9 +61,13 @@ def objective(
 
 
 def make_objective(
-    device: torch.device, precision: Precision = "float32", *, compiled: bool = False
+    device: torch.device,
+    precision: Precision = "float32",
+    *,
+    compiled: bool = False,
+    translated: bool = False,
 ) -> ObjectiveFunction:
-    """:func:`objective` in another precision, or compiled.
+    """:func:`objective` in another precision, compiled, or on scenes that are moved about.
 
     Args:
         device: that it runs on.
@@ -62,15 +75,25 @@ def make_objective(
         compiled: whether to compile it, which takes half a minute or more and then saves a
             quarter of the time of each step on a CPU. Where it does not work (there is no C++
             compiler, say), a warning says so and the function runs as it is.
+        translated: whether the content of each image is moved to a random place first.
     """
     if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
     elif precision == "tf32":
         warnings.warn("--precision tf32 changes nothing on a CPU.", stacklevel=2)
-    function: ObjectiveFunction = objective
+    function: ObjectiveFunction = _on_translated(objective) if translated else objective
     if precision == "bf16":
         function = _in_bfloat16(function, device)
     return _Compiled(function) if compiled else function
+
+
+def _on_translated(function: ObjectiveFunction) -> ObjectiveFunction:
+    def on_translated(
+        air: AIR, estimator: Estimator, images: Tensor, *more: Any
+    ) -> dict[str, Tensor]:
+        return function(air, estimator, translate(images), *more)
+
+    return on_translated
 
 
 def _in_bfloat16(function: ObjectiveFunction, device: torch.device) -> ObjectiveFunction:
@@ -98,14 +121,19 @@ class _Compiled:
         images: Tensor,
         labels: Tensor | None,
         continue_prob: float | Tensor,
+        likelihood_sd: float | Tensor | None = None,
     ) -> dict[str, Tensor]:
         # A number would be a constant to the compiler, and each new one a reason to start anew.
-        prob = torch.as_tensor(continue_prob, dtype=torch.float32, device=images.device)
+        scheduled = [
+            torch.as_tensor(value, dtype=torch.float32, device=images.device)
+            for value in (continue_prob, likelihood_sd)
+            if value is not None
+        ]
         if self._compiled is None:
-            return self._plain(air, estimator, images, labels, prob)
+            return self._plain(air, estimator, images, labels, *scheduled)
         if not self._works:
-            return self._first(air, estimator, images, labels, prob)
-        return self._compiled(air, estimator, images, labels, prob)
+            return self._first(air, estimator, images, labels, *scheduled)
+        return self._compiled(air, estimator, images, labels, *scheduled)
 
     def _first(self, air: AIR, estimator: Estimator, *args: Any) -> dict[str, Tensor]:
         """Compile; where that fails, undo what the attempt drew and moved."""

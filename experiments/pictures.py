@@ -7,7 +7,9 @@ from PIL import Image
 from torch import Tensor
 
 from air import AIR
-from air.visualization import image_grid, reconstruction_grid, to_uint8
+from air.visualization import draw_boxes, image_grid, reconstruction_grid, to_uint8
+from experiments.datasets import Scenes
+from experiments.localisation import tight_boxes
 
 
 def save_png(image: Tensor, path: Path) -> None:
@@ -20,6 +22,19 @@ def save_reconstructions(air: AIR, images: Tensor, path: Path) -> None:
     reading = air.infer(images)
     picture = reconstruction_grid(images, reading.canvas, reading.boxes, reading.counts)
     save_png(picture, path)
+
+
+def save_localisation(air: AIR, scenes: Scenes, path: Path, *, columns: int = 8) -> None:
+    """Save scenes with their true boxes, each above itself with what was found.
+
+    Boxes found are drawn tight around what the model draws, as the true ones are.
+    """
+    reading = air.infer(scenes.images.to(next(air.parameters()).device))
+    found = tight_boxes(reading.objects.amax(dim=2))
+    above = draw_boxes(scenes.images, scenes.boxes, scenes.num_objects)
+    below = draw_boxes(scenes.images, found.cpu(), reading.counts.cpu())
+    gap = above.new_full((*above.shape[:2], 3, above.shape[3]), 0.5)
+    save_png(image_grid(torch.cat([above, gap, below], dim=-2), columns=columns, padding=6), path)
 
 
 def save_samples(air: AIR, path: Path, *, columns: int = 8) -> None:

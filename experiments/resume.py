@@ -133,6 +133,8 @@ def read_settings(run: Run) -> argparse.Namespace:
     AIRExperiment.add_arguments(parser)
     actions = {action.dest: action for action in parser._actions if action.dest != "help"}
     saved = config["args"]
+    if isinstance(saved.get("likelihood_sd"), float):  # it was no schedule once
+        saved["likelihood_sd"] = str(saved["likelihood_sd"])
     unknown = sorted(set(saved) - set(actions))
     if unknown:
         raise ValueError(f"{run.config_path} has unknown settings: {', '.join(unknown)}.")
@@ -176,7 +178,7 @@ def _check_model(run: Run, args: argparse.Namespace, saved: dict[str, Any]) -> N
     described = make_config(args, config.image_shape, 1).to_dict()
     # The model keeps what a schedule ends with, which the length of the run decides.
     differ = {key for key, value in config.to_dict().items() if described[key] != value}
-    differ -= {"continue_prob"}
+    differ -= {"continue_prob", "likelihood_sd"}
     if differ:
         raise ValueError(
             f"{run.config_path}: settings and model do not fit in {', '.join(sorted(differ))}."

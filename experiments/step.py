@@ -212,9 +212,9 @@ class CudaGraphStep:
         for group in experiment.optimizer.param_groups:
             if not isinstance(group["lr"], Tensor):
                 group["lr"] = torch.full((), group["lr"], device=experiment.device)
-        if experiment.continue_prob is None:
+        if experiment.scheduled is None:
             like = experiment.model.air.generative.prior.z_where_mean
-            experiment.continue_prob = like.new_ones(())
+            experiment.scheduled = like.new_ones(2)
 
     def _state_addresses(self) -> list[int]:
         """Where some of what the graph reads and writes lies; loading a state replaces all."""

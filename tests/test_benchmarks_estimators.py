@@ -19,9 +19,9 @@ from experiments.benchmarks.estimators.gradients import (
     measure_cost,
     train_baseline,
 )
-from experiments.benchmarks.estimators.records import read_finished, record_path, write_record
 from experiments.benchmarks.estimators.variants import VARIANTS, find_variants
 from experiments.benchmarks.estimators.weights import loaded_weights, trained_weights
+from experiments.benchmarks.record_files import read_finished, record_path, write_record
 from experiments.experiment import AIRExperiment
 from experiments.trainer import Trainer
 from tests.small import CONFIG, small_images, small_model
@@ -388,7 +388,7 @@ def test_side_by_side(arguments, tmp_path, monkeypatch, capsys):
         script = "import sys; sys.exit('out of luck')"
         if job.seed == 0:
             script = (
-                "import json; from experiments.benchmarks.estimators.records import *; "
+                "import json; from experiments.benchmarks.record_files import *; "
                 f"from pathlib import Path; write_record(Path({str(job.path)!r}), "
                 f"json.loads({json.dumps(record)!r}))"
             )

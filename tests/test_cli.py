@@ -132,6 +132,11 @@ def test_faults_of_ours_are_not_hidden(monkeypatch):
         (["--dataset", "cifar"], ["unknown data set 'cifar'", "multi-mnist"]),
         (["--estimator", "vimco2"], ["unknown estimator 'vimco2'", "enumerate", "reinforce"]),
         (["--continue-prob", "often"], ["cannot read the schedule 'often'"]),
+        (
+            ["--batch-size", "8", "--step-input", "x"],
+            ["unknown step_input 'x'", "difference-only", "image"],
+        ),
+        (["--learn-continue-prob-from", "-1"], ["learn_continue_prob_from must be at least 0"]),
         (["--lr", "-1"], ["lr must be above 0, got -1.0"]),
         (["--max-steps", "0"], ["max_steps must be at least 1, got 0"]),
         (["--resume", "x"], ["output holds no run", "Train one first"]),
@@ -250,6 +255,27 @@ def test_evaluate_gives_the_same_numbers_each_time(trained, capsys):
         reports.append(json.loads(capsys.readouterr().out))
     assert reports[0] == reports[1]
     assert reports[0]["elbo"] != reports[2]["elbo"]
+
+
+def test_localisation_and_calibration_on_demand(trained, tmp_path, capsys):
+    flags = ["--samples", 3, "--images", 6, "--localisation", "--calibration"]
+    assert call("evaluate", *trained, *flags, "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert set(report["calibration"]) == {"means", "q", "p"}
+    assert report["calibration"]["p"]["error_by_count"][3] >= 0
+    assert report["localisation"]["num_without_objects"] == 2
+    assert 0 <= report["localisation"]["tight"]["iou"] <= 1
+    pictures = {path.name for path in (tmp_path / "output/mine/results/imgs").iterdir()}
+    assert {"evaluation_3_localisation.png", "evaluation_3_calibration.png"} <= pictures
+    assert call("evaluate", *trained, *flags) == 0
+    out = capsys.readouterr().out
+    assert "boxes around what is drawn" in out
+    assert "p(n | x), importance-weighted" in out
+    assert_refused(
+        capsys,
+        call("evaluate", *trained, "--samples", 0, "--calibration"),
+        "--calibration weighs samples",
+    )
 
 
 def test_evaluate_prints_a_table(trained, capsys):

@@ -603,6 +603,31 @@ def test_counts_are_uniform(digits):
     assert all(900 < count < 1100 for count in counts.tolist())  # 4 standard deviations
 
 
+@pytest.mark.parametrize("counts", [(0, 1, 3), (2,), (3,)])
+def test_only_the_counts_asked_for_occur_each_alike(counts, digits):
+    splits = multi_mnist(digits, counts=counts, name="some", num_train=300, num_held_out=5)
+    scenes = splits.train
+    assert (splits.name, scenes.name) == ("some", "some/train")
+    assert scenes.max_count == max(counts)
+    found = torch.bincount(scenes.num_objects, minlength=4)
+    assert sorted(found.nonzero().squeeze(1).tolist()) == list(counts)
+    assert all(abs(found[count] - 300 / len(counts)) < 40 for count in counts)
+    # Digits do not overlap, and each has its box.
+    assert scenes.boxes.isfinite().all(dim=-1).sum(dim=1).equal(scenes.num_objects)
+
+
+@pytest.mark.parametrize("counts", [(), (1, -1)])
+def test_counts_that_make_no_sense_are_refused(counts, digits):
+    with pytest.raises(ValueError, match="counts of at least 0"):
+        multi_mnist(digits, counts=counts, num_train=5, num_held_out=5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["multi-mnist-0-1-3", "multi-mnist-2", "multi-mnist-3"])
+def test_known_pixel_sums_of_other_counts(name, digits):
+    assert DATASETS[name].make(digits, False).pixel_sum == DATASETS[name].pixel_sum
+
+
 @pytest.mark.parametrize("resample", ["nearest", "bicubic"])
 def test_box_of_a_lone_digit_is_the_extent_of_its_pixels(resample, digits):
     scenes = pyro_multi_mnist(digits, resample=resample, num_scenes=600).train
@@ -630,18 +655,28 @@ def test_boxes_cover_all_pixels(small):
 
 
 def test_names_and_settings():
-    large = ["multi-mnist", "multi-mnist-pyro", "multi-mnist-pyro-bicubic"]
-    assert list(DATASETS)[:3] == large
+    most = {
+        "multi-mnist": 2,
+        "multi-mnist-pyro": 2,
+        "multi-mnist-pyro-bicubic": 2,
+        "multi-mnist-0-1-3": 3,
+        "multi-mnist-2": 2,
+        "multi-mnist-3": 3,
+        "multi-mnist-small": 2,
+        "multi-mnist-small-9-18": 2,
+        "multi-dsprites": 2,
+        "multi-dsprites-9-18": 2,
+    }
+    assert {name: spec.max_count for name, spec in DATASETS.items()} == most
     for name, spec in DATASETS.items():
         assert spec.name == name
         assert "\n" not in spec.description
-        assert spec.max_count == 2
         assert spec.channels == (3 if "dsprites" in name else 1)
-        if name in large:  # results are known with these
+        if "small" in name or "dsprites" in name:
+            assert spec.canvas_size == (64, 64)
+        else:  # results are known with these
             assert spec.canvas_size == (50, 50)
             assert (spec.z_where_mean, spec.z_where_sd) == ((3.0, 0.0, 0.0), (0.2, 1.0, 1.0))
-        else:
-            assert spec.canvas_size == (64, 64)
     small = DATASETS["multi-mnist-small"]
     assert (small.z_where_mean, small.z_where_sd) == ((4.5, 0.0, 0.0), (0.2, 1.0, 1.0))
 

@@ -8,6 +8,7 @@ from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
 from air.distributions import NumSteps
 from air.elbo import (
+    count_posterior,
     count_tensors,
     elbo_parts,
     importance_bound,
@@ -112,15 +113,23 @@ class LinearGenerative(torch.nn.Module):
         noise = self.sd**2 * torch.eye(self.pixels, dtype=torch.float64)
         return n * self.weight @ self.weight.T + noise
 
-    def log_evidence(self, images, num_steps):
-        """log p(x), n summed out."""
+    def log_joint(self, images, num_steps):
+        """log p(x, n), ``(B, T + 1)``."""
         flat = images.flatten(1)
         mean = torch.zeros(self.pixels, dtype=torch.float64)
         terms = [
             num_steps.log_probs[n] + MultivariateNormal(mean, self.covariance(n)).log_prob(flat)
             for n in range(num_steps.max_objects + 1)
         ]
-        return torch.stack(terms).logsumexp(dim=0)
+        return torch.stack(terms, dim=-1)
+
+    def log_evidence(self, images, num_steps):
+        """log p(x), n summed out."""
+        return self.log_joint(images, num_steps).logsumexp(dim=-1)
+
+    def count_posterior(self, images, num_steps):
+        """p(n | x)."""
+        return self.log_joint(images, num_steps).softmax(dim=-1)
 
     def posterior(self, images):
         """p(z_what | x, n = 1), a diagonal Gaussian where the columns of ``weight`` are
@@ -204,6 +213,38 @@ def test_model_log_likelihood_is_the_bound_in_chunks(images):
     assert ((bound.ess >= 1) & (bound.ess <= 5000)).all()
     assert (bound.log_likelihood < evidence + 0.2).all()
     assert (bound.log_likelihood > evidence - 1.0).all()
+
+
+def test_count_posterior_of_known_weights():
+    weights = torch.tensor([[[1.0, 2.0]], [[3.0, 2.0]], [[0.0, 4.0]]])  # three rollouts, one image
+    log_q = torch.tensor([[[0.5, 0.5]], [[0.2, 0.8]], [[0.8, 0.2]]]).log()
+    posterior = count_posterior(weights.log(), log_q)
+    torch.testing.assert_close(posterior.probs, torch.tensor([[4 / 12, 8 / 12]]))
+    torch.testing.assert_close(posterior.q_probs, torch.tensor([[0.5, 0.5]]))
+    torch.testing.assert_close(posterior.ess, torch.tensor([144 / (9 + 25 + 16.0)]))
+    assert posterior.num_samples == 3
+
+
+def test_count_posterior_is_that_of_the_model(images):
+    """p(n | x) of the linear Gaussian model is known, and q(n | x) is far from it."""
+    torch.manual_seed(0)
+    model = linear_model(likelihood_sd=1.0)
+    expected = model.generative.count_posterior(images, model.prior().num_steps)
+    posterior = model.count_posterior(images, 20_000, samples_at_once=3000)
+    assert posterior.num_samples == 20_000
+    assert (posterior.ess > 100).all()
+    torch.testing.assert_close(posterior.probs, expected, atol=0.02, rtol=0)
+    assert (posterior.q_probs - expected).abs().max() > 0.1
+    torch.testing.assert_close(posterior.q_probs.sum(dim=-1), torch.ones(6).double())
+
+
+def test_count_posterior_follows_the_prior(images):
+    torch.manual_seed(0)
+    model = linear_model(likelihood_sd=1.0)
+    prior = model.prior(0.9)
+    expected = model.generative.count_posterior(images, prior.num_steps)
+    posterior = model.count_posterior(images, 20_000, prior, samples_at_once=3000)
+    torch.testing.assert_close(posterior.probs, expected, atol=0.02, rtol=0)
 
 
 def test_samples_at_once_bounds_the_rollouts_in_memory(images):

@@ -94,17 +94,26 @@ def noise(monkeypatch):
     return Noise(monkeypatch)
 
 
-@pytest.mark.parametrize("estimator", sorted(ESTIMATORS))
-def test_stacked_seeds_are_trained_as_each_alone(estimator, make_experiment, make_stack, noise):
+OTHER_MODELS = [
+    {"estimator": "enumerate", "step_input": "difference"},
+    {"estimator": "enumerate", "step_input": "difference-only", "learn_continue_prob_from": 2},
+]
+
+
+@pytest.mark.parametrize(
+    "changes", [*({"estimator": name} for name in sorted(ESTIMATORS)), *OTHER_MODELS], ids=str
+)
+def test_stacked_seeds_are_trained_as_each_alone(changes, make_experiment, make_stack, noise):
     seeds, steps = [3, 4, 5], 4
     settings = {
+        **changes,
         "dtype": torch.float64,
-        "estimator": estimator,
         "num_samples": 2,
         "lr": 1e-3,
         "max_steps": steps,
         "max_grad_norm": 20.0,  # some gradients are longer, some are not
         "continue_prob": "linear:0.5:0.01:4",
+        "likelihood_sd": "linear:0.5:0.2:4",
     }
     stack = make_stack(seeds, **settings)
     noise.depends_on_batches_of(stack.experiment)

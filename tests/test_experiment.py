@@ -132,8 +132,12 @@ def test_zero_is_refused_with_a_message(name, make_args):
         ({"max_objects": 1}, "max.objects"),
         ({"max_objects": 0}, "max_objects must be at least 1|max.objects"),
         ({"likelihood": "gaussian"}, r"unknown likelihood 'gaussian'"),
-        ({"likelihood_sd": 0.0}, "likelihood_sd must be above 0"),
+        ({"likelihood_sd": 0.0}, r"--likelihood-sd must stay above 0, got 0\.0 at step 0"),
+        ({"likelihood_sd": "linear:0.3:0:4"}, r"--likelihood-sd must stay above 0, got 0\.0 at"),
+        ({"likelihood_sd": "linear:0.3:0.2:4", "likelihood": "bernoulli"}, "must be a number"),
         ({"z_what_size": 0}, "z_what_size must be at least 1"),
+        ({"encoder_hidden": "12,many"}, "cannot read the sizes '12,many'"),
+        ({"decoder_hidden": "0"}, "decoder_hidden must hold sizes of at least 1"),
         ({"batch_size": 1000}, "Lower --batch-size"),
         ({"batch_size": 0}, "batch size must be at least 1"),
         ({"estimator": "rloo"}, r"rloo needs num_samples >= 2.*--num-samples"),
@@ -277,6 +281,47 @@ def test_continue_prob_schedule_reaches_the_prior_step_by_step(make_experiment):
     assert experiment.model.air.prior().num_steps.continue_prob.item() == pytest.approx(0.5)
 
 
+def test_likelihood_sd_schedule_reaches_the_likelihood_step_by_step(make_experiment):
+    experiment = make_experiment(likelihood_sd="linear:0.5@0,0.5@2,0.1@4", max_steps=4)
+    seen = []
+    experiment.model.air.generative.likelihood.register_forward_pre_hook(
+        lambda module, arguments: seen.append(arguments[2])
+    )
+    for _ in range(4):
+        train_one_step(experiment)
+    assert seen == pytest.approx([0.5, 0.5, 0.5, 0.3])
+    assert experiment.model.air.config.likelihood_sd == 0.1
+
+
+def test_continue_prob_is_learned_from_the_step_on_that_is_asked_for(make_experiment):
+    experiment = make_experiment(
+        continue_prob="linear:0.1:0.5:4", max_steps=8, lr=0.01, learn_continue_prob_from=2
+    )
+    prior = experiment.model.air.generative.prior
+    used, own = [], []
+    for _ in range(4):
+        own.append(prior.continue_prob.item())
+        used.append(train_one_step(experiment)["continue_prob"].item())
+    assert used[:2] == pytest.approx([0.1, 0.2])  # the schedule's
+    assert own[:3] == pytest.approx([0.5] * 3)  # what it ends with, untouched
+    assert used[2:] == pytest.approx(own[2:])
+    assert own[3] != pytest.approx(0.5)
+    assert experiment.model.air.prior().num_steps.continue_prob.item() == prior.continue_prob.item()
+
+
+def test_a_learned_continue_prob_has_a_learning_rate_of_its_own(make_experiment):
+    experiment = make_experiment(learn_continue_prob_from=0, lr=0.01, max_steps=3_000)
+    rest, prior = experiment.optimizer.param_groups
+    (parameter,) = prior["params"]
+    assert parameter is experiment.model.air.generative.prior.continue_logit
+    assert all(p is not parameter for p in rest["params"])
+    experiment.model._global_step = 2_999
+    experiment.set_schedules()
+    assert prior["lr"] == pytest.approx(0.1)
+    assert rest["lr"] < 1e-4
+    assert "continue_prob" not in make_experiment().forward_pass(*first_batch(experiment))
+
+
 @pytest.mark.parametrize(
     ("schedule", "end"), [("0.2", 0.2), ("linear:0.1:0.5:8", 0.3), ("exponential:1e-4:0.1:2", 0.1)]
 )
@@ -287,11 +332,20 @@ def test_the_model_keeps_the_continue_prob_of_the_last_step(schedule, end, make_
 
 def test_settings_reach_the_model(make_experiment):
     experiment = make_experiment(
-        max_objects=4, z_what_size=6, likelihood="bernoulli", likelihood_sd=0.2, num_samples=3
+        max_objects=4,
+        z_what_size=6,
+        likelihood="bernoulli",
+        likelihood_sd=0.2,
+        num_samples=3,
+        encoder_hidden="7,8",
+        decoder_hidden="",
+        step_input="difference",
     )
     config = experiment.model.air.config
     assert config.image_shape == (1, 18, 16)
     assert (config.max_objects, config.z_what_size) == (4, 6)
+    assert (config.encoder_hidden, config.decoder_hidden) == ((7, 8), ())
+    assert (config.step_input, config.learn_continue_prob) == ("difference", False)
     assert (config.likelihood, config.likelihood_sd) == ("bernoulli", 0.2)
     assert experiment.model.estimator.num_samples == 3
 

@@ -1,5 +1,10 @@
+import math
+
+import pytest
 import torch
 
+from air.estimators import make_estimator
+from air.generative import Canvas
 from air.spatial_transformer import extract_glimpses
 from tests.small import CONFIG, small_images, small_model
 
@@ -86,3 +91,100 @@ def test_a_scale_of_zero_breaks_nothing():
     with torch.no_grad():
         model.inference.predictor.mlp[-1].bias[1] = -100.0  # 100 prior sds below the mean
     assert model(small_images()).elbo.isfinite().all()
+
+
+# Steps that see the difference
+
+
+def difference_model(**changes):
+    return small_model(**({"step_input": "difference", "dtype": torch.float64} | changes))
+
+
+@pytest.mark.parametrize("likelihood", ["normal", "bernoulli"])
+def test_each_step_sees_what_the_objects_before_leave_unexplained(likelihood):
+    model, images = difference_model(likelihood=likelihood), small_images(dtype=torch.float64)
+    seen = []
+    model.inference.lstm.image_projection.register_forward_hook(
+        lambda _, args, __: seen.append(args[0])
+    )
+    output = model(images, num_samples=2)
+    canvases = model.generative.canvases(output.objects)
+    assert len(seen) == 3
+    for step, features in enumerate(seen):
+        expected = (images - canvases[:, :, step]).flatten(2)
+        torch.testing.assert_close(features.expand_as(expected), expected)
+
+
+def test_without_memory_a_step_depends_on_the_difference_alone():
+    """Whatever was found before: equal differences give equal steps, and so no step can count."""
+    model, images = (
+        difference_model(step_input="difference-only"),
+        small_images(dtype=torch.float64),
+    )
+    canvas = torch.rand(1, 5, *model.config.image_shape, dtype=torch.float64)
+    result = rollout(model, images, use_means=True, add_object=lambda *_: canvas)
+    torch.testing.assert_close(result.continue_logits[:, :, 1], result.continue_logits[:, :, 2])
+    torch.testing.assert_close(result.z_where[:, :, 1], result.z_where[:, :, 2])
+    model = difference_model()
+    result = rollout(model, images, use_means=True, add_object=lambda *_: canvas)
+    assert (result.continue_logits[:, :, 1] != result.continue_logits[:, :, 2]).all()
+
+
+def test_objects_of_the_canvas_are_those_of_the_rollout():
+    model, images = difference_model(), small_images(dtype=torch.float64)
+    output = model(images, num_samples=2)
+    expected = model.generative.render(output.rollout.z_where, output.rollout.z_what)
+    torch.testing.assert_close(output.objects, expected)
+
+
+def test_a_later_step_cannot_change_an_earlier_one():
+    """What one rollout serving every count rests on."""
+    torch.manual_seed(0)
+    images = small_images(dtype=torch.float64)
+    results = []
+    for steps in (2, 3):
+        model = difference_model(max_objects=steps)
+        results.append(
+            rollout(model, images, use_means=True, add_object=Canvas(model.generative).add)
+        )
+    torch.testing.assert_close(results[0].z_where, results[1].z_where[:, :, :2])
+    torch.testing.assert_close(results[0].continue_logits, results[1].continue_logits[:, :, :2])
+
+
+@pytest.mark.parametrize("step_input", ["image", "difference", "difference-only"])
+def test_gradient_of_the_bound_is_that_of_finite_differences(step_input):
+    """By every parameter, of the decoder too: q depends on it through the canvas seen."""
+    model = difference_model(step_input=step_input)
+    images = small_images(3, dtype=torch.float64)
+
+    def loss():
+        torch.manual_seed(0)
+        return make_estimator("enumerate", model.config)(model, images).loss
+
+    parameters = list(model.parameters())
+    gradients = torch.autograd.grad(loss(), parameters)
+    generator = torch.Generator().manual_seed(0)
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        direction = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+        direction /= direction.norm()
+        with torch.no_grad():
+            values = []
+            for sign in (1, -2, 1):
+                parameter += sign * 1e-5 * direction
+                values.append(loss().item())
+        numeric = (values[0] - values[1]) / 2e-5
+        assert math.isclose(numeric, (gradient * direction).sum(), rel_tol=1e-4, abs_tol=1e-4)
+
+
+def test_no_gradient_passes_through_the_canvas_where_none_passes_through_the_draws():
+    model, images = difference_model(), small_images(dtype=torch.float64)
+    canvas = Canvas(model.generative)
+    prior = model.prior().z_where
+    result = model.inference(images, prior, detach_samples=True, add_object=canvas.add)
+    decoder = list(model.generative.decoder.parameters())
+    log_q = result.continue_logits.sum() + result.z_what_mean.sum()
+    assert torch.autograd.grad(log_q, decoder, allow_unused=True) == (None,) * len(decoder)
+    canvas = Canvas(model.generative)
+    result = model.inference(images, prior, add_object=canvas.add)
+    grads = torch.autograd.grad(result.continue_logits.sum(), decoder)
+    assert all(grad.abs().sum() > 0 for grad in grads)

@@ -14,6 +14,8 @@ VARIANTS = [
     {"max_objects": 1},
     {"channels": 3},
     {"likelihood": "bernoulli"},
+    {"step_input": "difference"},
+    {"step_input": "difference-only", "likelihood": "bernoulli", "image_embedding": (20, 10)},
     {"image_embedding": (20, 10)},
     {"learn_continue_prob": True},
     {"glimpse_size": (9, 9), "canvas_size": (8, 21)},
@@ -188,6 +190,10 @@ BAD_CONFIGS = [
     ({"continue_prob": float("nan")}, "continue_prob"),
     ({"likelihood": "gaussian"}, "Expected one of: bernoulli, normal"),
     ({"likelihood_sd": 0.0}, "likelihood_sd"),
+    (
+        {"step_input": "residual"},
+        "unknown step_input 'residual'. Expected one of: difference",
+    ),
     ({"likelihood_sd": "0.3"}, "likelihood_sd must be of type float"),
     ({"encoder_hidden": (0,)}, "encoder_hidden"),
     ({"learn_continue_prob": 1}, "learn_continue_prob"),
@@ -218,6 +224,7 @@ def test_public_names():
     assert set(air.__all__) == {
         "AIR",
         "AIRConfig",
+        "Chain",
         "Constant",
         "Cosine",
         "Exponential",

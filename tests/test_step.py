@@ -22,6 +22,8 @@ from tests.recorder import (  # noqa: F401  the recorder's own tests run here
 
 SETTINGS = {
     "continue_prob": "linear:0.5:0.01:6",
+    "likelihood_sd": "linear:0.5:0.2:6",
+    "translate": True,
     "lr": 0.01,
     "max_steps": 6,
     "max_grad_norm": 1.0,
@@ -84,6 +86,23 @@ def test_replays_are_the_eager_steps_bit_for_bit(estimator, make_experiment):
     assert_same_state(eager, replayed, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [{"step_input": "difference"}, {"learn_continue_prob_from": 4}],  # from within the replays
+    ids=str,
+)
+def test_replays_of_other_models_are_their_eager_steps(settings, make_experiment):
+    eager, replayed = (make_experiment(**settings) for _ in range(2))
+    expected = train(graph_step(eager, warm_up=100))
+    assert train(graph_step(replayed)) == expected
+    assert_same_state(eager, replayed, rtol=0, atol=0)
+    if "learn_continue_prob_from" in settings:
+        probs = [metrics["continue_prob"] for metrics in expected]
+        own = replayed.model.air.generative.prior.continue_prob.item()
+        assert own != pytest.approx(0.01, rel=1e-3)
+        assert probs[2] != pytest.approx(own, rel=1e-3)
+
+
 def test_replays_are_the_steps_of_the_plain_trainer(make_experiment):
     eager, replayed = (make_experiment(lr=1e-4) for _ in range(2))
     expected, metrics = train(EagerStep(eager)), train(graph_step(replayed))
@@ -103,7 +122,7 @@ def test_a_number_that_python_keeps_would_be_seen(make_experiment, monkeypatch):
 
     def hold_but_one(step):
         hold(step)
-        step.experiment.continue_prob = None
+        step.experiment.scheduled = None
 
     monkeypatch.setattr(CudaGraphStep, "_hold_schedules", hold_but_one)
     train(graph_step(replayed))

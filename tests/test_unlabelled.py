@@ -75,6 +75,9 @@ def test_a_folder_is_trained_on_continued_and_evaluated(folder, output, tmp_path
     assert report["count_accuracy"] is report["count_accuracy_mode"] is None
     assert report["confusion"] == []
     assert sum(report["inferred_counts"]) == report["num_images"] == 2
+    for flag, needed in (("--localisation", "true boxes"), ("--calibration", "true counts")):
+        assert main(["evaluate", "--load", "mine", "--samples", "2", flag, *output]) == 2
+        assert f"{flag} needs the {needed}" in capsys.readouterr().err
 
 
 def test_several_seeds_at_once(folder, output, tmp_path, capsys):

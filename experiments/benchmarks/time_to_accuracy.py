@@ -17,7 +17,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from experiments.benchmarks.table import RECORDS, SUCCESS, insert
+from experiments.benchmarks.markdown import SUCCESS, insert
+from experiments.benchmarks.record_files import RECORDS
 from experiments.objective import PRECISIONS
 
 __all__ = ["format_table", "main", "measure"]

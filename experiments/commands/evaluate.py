@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,15 +15,19 @@ from air.types import Evaluation
 from experiments.arguments import add_data_arguments
 from experiments.boilr_folder import convert_log, read_run_config
 from experiments.boilr_model import check_shapes, read_checkpoint
-from experiments.datasets import check_max_objects
+from experiments.calibration import calibrate, format_calibration, save_reliability
+from experiments.calibration import to_dict as calibration_to_dict
+from experiments.datasets import Scenes, check_max_objects
 from experiments.datasets.sources import check_dataset, folder_name, open_dataset
-from experiments.pictures import save_reconstructions, save_samples
+from experiments.localisation import check_boxes, format_localisation, localise
+from experiments.pictures import save_localisation, save_reconstructions, save_samples
 from experiments.runs import Run
 
 DESCRIPTION = """\
 Evaluate a trained model on held-out scenes: count accuracy (in one draw from the posterior, and at
 its mode), confusion of counts, the ELBO with its parts, and the importance-weighted bound of
-log p(x) with its effective sample size. Prints a table, writes JSON and pictures into the run."""
+log p(x) with its effective sample size. On demand how well objects are localised, and how well the
+posterior over counts is calibrated. Prints a table, writes JSON and pictures into the run."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,6 +72,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_data_arguments(parser)
     parser.add_argument(
+        "--localisation",
+        action="store_true",
+        help="score boxes and masks against the true ones (needs '.[benchmarks]')",
+    )
+    parser.add_argument(
+        "--calibration",
+        action="store_true",
+        help="how far q(n | x), and p(n | x) by importance weighting, can be believed",
+    )
+    parser.add_argument(
         "--seed", metavar="N", type=int, default=0, help="random seed (default: %(default)s)"
     )
     parser.add_argument(
@@ -85,6 +100,8 @@ def run(args: argparse.Namespace) -> int:
     for name, least in (("samples", 0), ("batch_size", 1)):
         if getattr(args, name) < least:
             raise ValueError(f"{name} must be at least {least}, got {getattr(args, name)}.")
+    if args.calibration and not args.samples:
+        raise ValueError("--calibration weighs samples: give --samples of at least 1.")
     for name in ("images", "threads"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise ValueError(f"{name} must be at least 1, got {getattr(args, name)}.")
@@ -108,6 +125,10 @@ def run(args: argparse.Namespace) -> int:
     scenes = splits.held_out[: args.images]
     images = scenes.images.to(device)
     num_objects = scenes.num_objects.to(device) if scenes.is_counted else None
+    if args.localisation:
+        check_boxes(scenes)
+    if args.calibration and num_objects is None:
+        raise ValueError(f"--calibration needs the true counts of {scenes.name}: they are unknown.")
     with tqdm(total=len(scenes), desc="evaluate", unit="scene", file=sys.stderr) as bar:
         evaluation = evaluate(
             air,
@@ -118,6 +139,8 @@ def run(args: argparse.Namespace) -> int:
             on_batch=bar.update,
         )
     report = {"run": source.name, "step": step, "dataset": splits.name, **evaluation.to_dict()}
+    more, texts = _more(args, air, scenes, source.image_folder / f"evaluation_{step}")
+    report |= more
     if not args.samples:  # JSON has no NaN
         report |= {"log_likelihood_bound": None, "ess": None}
     if num_objects is None:
@@ -131,9 +154,45 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(report))
     else:
-        print(format_table(report, evaluation))
+        print("\n\n".join([format_table(report, evaluation), *texts]))
         print(f"\nWritten: {path}\nPictures: {source.image_folder}")
     return 0
+
+
+def _more(
+    args: argparse.Namespace, air: AIR, scenes: Scenes, picture: Path
+) -> tuple[dict[str, Any], list[str]]:
+    """What is measured on demand: fields of the report, and their tables.
+
+    Args:
+        args: of the command.
+        air: the model.
+        scenes: to judge by.
+        picture: how the pictures' paths begin.
+    """
+    report: dict[str, Any] = {}
+    texts = []
+    if args.localisation:
+        with tqdm(total=len(scenes), desc="localise", unit="scene", file=sys.stderr) as bar:
+            localisation = localise(air, scenes, batch_size=args.batch_size, on_batch=bar.update)
+        report["localisation"] = localisation.to_dict()
+        texts.append(format_localisation(localisation))
+        save_localisation(air, scenes[:32], Path(f"{picture}_localisation.png"))
+    if args.calibration:
+        device = next(air.parameters()).device
+        with tqdm(total=len(scenes), desc="calibrate", unit="scene", file=sys.stderr) as bar:
+            calibrations = calibrate(
+                air,
+                scenes.images.to(device),
+                scenes.num_objects,
+                num_samples=args.samples,
+                batch_size=args.batch_size,
+                on_batch=bar.update,
+            )
+        report["calibration"] = calibration_to_dict(calibrations)
+        texts.append(format_calibration(calibrations))
+        save_reliability(calibrations, Path(f"{picture}_calibration.png"))
+    return report, texts
 
 
 def load_run(run: Run, step: int | None, device: torch.device) -> tuple[int, AIR]:

@@ -135,6 +135,21 @@ _SHAPES_OF_18 = SceneConfig(canvas=(64, 64), sprites="shapes", colors=7)
 
 DEFAULT_DATASET = "multi-mnist"
 
+
+def _other_counts(name: str, counts: tuple[int, ...], purpose: str, pixel_sum: int) -> DatasetSpec:
+    """Scenes made as ``multi-mnist`` is, with other numbers of digits."""
+    return DatasetSpec(
+        name=name,
+        description=f"{', '.join(map(str, counts))} digits, made as multi-mnist is; {purpose}",
+        make=lambda digits, progress: multi_mnist(
+            digits, counts=counts, name=name, progress=progress
+        ),
+        needs_full_mnist=False,
+        pixel_sum=pixel_sum,
+        max_count=max(counts),
+    )
+
+
 DATASETS: dict[str, DatasetSpec] = {
     spec.name: spec
     for spec in (
@@ -163,6 +178,16 @@ DATASETS: dict[str, DatasetSpec] = {
             needs_full_mnist=True,
             pixel_sum=894_575_454,
         ),
+        _other_counts(
+            "multi-mnist-0-1-3",
+            (0, 1, 3),
+            "to learn from where 2 is a number never seen",
+            pixel_sum=1_167_491_621,
+        ),
+        _other_counts(
+            "multi-mnist-2", (2,), "to judge by after 0, 1 or 3", pixel_sum=1_775_693_411
+        ),
+        _other_counts("multi-mnist-3", (3,), "to judge by after 0 to 2", pixel_sum=2_585_369_164),
         _made_to_order(
             _DIGITS_OF_18,
             "0-2 binary digits of 18x18 in 64x64, which may overlap; shipped digits, "

@@ -6,6 +6,7 @@ data set that most implementations of AIR report on, bit for bit.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -23,7 +24,7 @@ Resample = Literal["nearest", "bicubic"]
 
 SEED = 681307
 CANVAS = 50
-MAX_COUNT = 2
+COUNTS = (0, 1, 2)
 
 _FILTERS = {"nearest": Image.Resampling.NEAREST, "bicubic": Image.Resampling.BICUBIC}
 
@@ -31,25 +32,29 @@ _FILTERS = {"nearest": Image.Resampling.NEAREST, "bicubic": Image.Resampling.BIC
 def multi_mnist(
     digits: Digits,
     *,
+    counts: Sequence[int] = COUNTS,
+    name: str = "multi-mnist",
     num_train: int = 50_000,
     num_held_out: int = 10_000,
     seed: int = SEED,
     progress: bool = False,
 ) -> DataSplits:
-    """Scenes of 50x50 pixels with 0 to 2 digits, uniformly.
+    """Scenes of 50x50 pixels with 0 to 2 digits, or other numbers of them, uniformly.
 
     The two halves are made of different digits, see :func:`split_digits`, and each has a
     random stream of its own: its first scenes do not depend on how many follow.
 
     Args:
         digits: digits to place, at least two.
+        counts: the numbers of digits that occur, each as often as any other.
+        name: of the data set.
         num_train: scenes to learn from.
         num_held_out: scenes to judge by.
         seed: decides on everything.
         progress: whether to show a bar on stderr.
 
     Raises:
-        ValueError: if there are too few digits or scenes.
+        ValueError: if there are too few digits or scenes, or no count, or one below 0.
     """
     train_digits, held_out_digits = split_digits(digits, seed=seed)
     return DataSplits(
@@ -58,7 +63,8 @@ def multi_mnist(
             num_scenes=num_train,
             random=np.random.RandomState([seed, 1]),
             resample="nearest",
-            name="multi-mnist/train",
+            name=f"{name}/train",
+            counts=counts,
             progress=progress,
         ),
         held_out=_make_scenes(
@@ -66,10 +72,11 @@ def multi_mnist(
             num_scenes=num_held_out,
             random=np.random.RandomState([seed, 2]),
             resample="nearest",
-            name="multi-mnist/held-out",
+            name=f"{name}/held-out",
+            counts=counts,
             progress=progress,
         ),
-        name="multi-mnist",
+        name=name,
     )
 
 
@@ -140,20 +147,24 @@ def _make_scenes(
     resample: Resample,
     name: str,
     progress: bool,
+    counts: Sequence[int] = COUNTS,
 ) -> Scenes:
     """Make scenes, drawing from ``random`` in the order of Pyro's generator."""
     if num_scenes < 1:
         raise ValueError(f"{name} needs at least 1 scene, got {num_scenes}.")
+    if not counts or min(counts) < 0:
+        raise ValueError(f"{name} needs counts of at least 0, got {tuple(counts)}.")
+    max_count = max(counts)
     images = np.zeros((num_scenes, 1, CANVAS, CANVAS), dtype=np.uint8)
     num_objects = np.zeros(num_scenes, dtype=np.int64)
-    classes = np.full((num_scenes, MAX_COUNT), -1, dtype=np.int64)
-    boxes = np.full((num_scenes, MAX_COUNT, 4), np.nan, dtype=np.float32)
-    masks = np.zeros((num_scenes, MAX_COUNT, CANVAS, packed_width(CANVAS)), dtype=np.uint8)
+    classes = np.full((num_scenes, max_count), -1, dtype=np.int64)
+    boxes = np.full((num_scenes, max_count, 4), np.nan, dtype=np.float32)
+    masks = np.zeros((num_scenes, max_count, CANVAS, packed_width(CANVAS)), dtype=np.uint8)
     mask = np.zeros((CANVAS, CANVAS), dtype=bool)
     # None: only where somebody looks. A bar in a log file is noise.
     bar = tqdm(range(num_scenes), desc=name, leave=False, disable=None if progress else True)
     for scene in bar:
-        count = int(random.randint(MAX_COUNT + 1))
+        count = counts[random.randint(len(counts))]
         canvas = np.zeros((CANVAS, CANVAS), dtype=np.int32)
         while True:
             placed = [_place_digit(canvas, digits, random, resample) for _ in range(count)]

@@ -9,7 +9,7 @@ from types import FrameType
 
 from experiments.arguments import add_data_arguments
 from experiments.benchmarks.estimators import curves, report, variance
-from experiments.benchmarks.estimators.records import RECORDS
+from experiments.benchmarks.record_files import RECORDS
 from experiments.datasets import DATASETS
 
 COMMANDS = {"variance": variance, "curves": curves, "report": report}
@@ -40,8 +40,8 @@ def make_parser() -> argparse.ArgumentParser:
             "--records",
             metavar="DIR",
             type=Path,
-            default=RECORDS,
-            help="where the JSON is kept (default: beside this module)",
+            default=RECORDS / "estimators",
+            help="where the JSON is kept (default: in the package)",
         )
         if module is not report:
             add_data_arguments(command)

@@ -14,12 +14,12 @@ from typing import Any, TextIO
 import torch
 from torch import Tensor
 
-from experiments.benchmarks.estimators.records import read_finished, record_path, write_record
 from experiments.benchmarks.estimators.variants import (
     Variant,
     find_variants,
     registry_variants,
 )
+from experiments.benchmarks.record_files import read_finished, record_path, write_record
 from experiments.boilr_model import AIRModel
 from experiments.experiment import AIRExperiment
 from experiments.loaders import load_splits
@@ -35,7 +35,8 @@ POINT = ("count_accuracy_mode", "count_accuracy", "elbo")
 
 _SETTINGS = (
     *("batch_size", "max_steps", "test_log_every", "lr", "baseline_lr", "max_grad_norm"),
-    *("max_objects", "z_what_size", "likelihood", "likelihood_sd", "continue_prob"),
+    *("max_objects", "z_what_size", "likelihood", "likelihood_sd", "continue_prob", "translate"),
+    *("encoder_hidden", "decoder_hidden"),
 )
 """Settings of a run that its result depends on."""
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from experiments.benchmarks.estimators.report import Record, clock, labels
 from experiments.benchmarks.estimators.variants import FAMILIES, VARIANTS
-from experiments.benchmarks.table import SUCCESS
+from experiments.benchmarks.markdown import SUCCESS
 
 try:
     from matplotlib.axes import Axes

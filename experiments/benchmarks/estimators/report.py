@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.benchmarks.estimators.records import read_records
 from experiments.benchmarks.estimators.variants import VARIANTS
-from experiments.benchmarks.table import SUCCESS, insert, spread
+from experiments.benchmarks.markdown import SUCCESS, insert, spread
+from experiments.benchmarks.record_files import read_records
 
 DESCRIPTION = """\
 Make the tables and the pictures of the estimators' measurements from their records."""
@@ -178,9 +178,9 @@ def curve_table(curves: dict[str, list[Record]]) -> str:
                 _rollouts(name),
                 f"{sum(map(is_success, records))} of {len(records)}"
                 + (f" ({broken} broke down)" if broken else ""),
-                spread(ends, "count_accuracy_mode", 100, 2, " %"),
+                spread([end["count_accuracy_mode"] for end in ends], 100, 2, " %"),
                 f"{min(end['count_accuracy_mode'] for end in ends):.2%}".replace("%", " %"),
-                spread([final(r) for r in finished], "elbo", 1, 1, "") if finished else "–",
+                spread([final(r)["elbo"] for r in finished], 1, 1, "") if finished else "–",
                 f"{ratio:.2f}" if ratio else "–",
             ]
         )

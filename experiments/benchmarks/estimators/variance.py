@@ -19,9 +19,9 @@ from experiments.benchmarks.estimators.gradients import (
     measure_cost,
     train_baseline,
 )
-from experiments.benchmarks.estimators.records import read_finished, record_path, write_record
 from experiments.benchmarks.estimators.variants import VARIANTS, Variant, find_variants
 from experiments.benchmarks.estimators.weights import WeightSet, loaded_weights, trained_weights
+from experiments.benchmarks.record_files import read_finished, record_path, write_record
 from experiments.datasets.scenes import DataSplits
 from experiments.experiment import AIRExperiment
 from experiments.loaders import load_splits

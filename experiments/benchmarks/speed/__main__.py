@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from experiments.benchmarks.markdown import insert
 from experiments.benchmarks.speed.machine import available_cores, describe
 from experiments.benchmarks.speed.parts import PARTS, Settings, run_part
 from experiments.benchmarks.speed.plot import save_plot
@@ -25,7 +26,6 @@ from experiments.benchmarks.speed.systems import (
     missing_settings,
     own_system,
 )
-from experiments.benchmarks.table import insert
 from experiments.datasets import DEFAULT_DATASET, load_dataset
 
 RECORDS = Path(__file__).parent.parent / "records" / "speed"

@@ -7,7 +7,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-RECORDS = Path(__file__).parent.parent / "records" / "estimators"
+RECORDS = Path(__file__).parent / "records"
+"""All records that the repository keeps."""
 
 _PART = re.compile(r"[A-Za-z0-9.+-]+")
 
@@ -58,7 +59,7 @@ def read_finished(path: Path, settings: dict[str, Any]) -> dict[str, Any] | None
     """
     if not path.exists():
         return None
-    record = _read(path)
+    record = read_record(path)
     found = record.get("settings", {})
     different = [
         f"{name} = {found.get(name)!r} instead of {settings.get(name)!r}"
@@ -75,11 +76,16 @@ def read_finished(path: Path, settings: dict[str, Any]) -> dict[str, Any] | None
 
 def read_records(folder: Path, dataset: str) -> list[dict[str, Any]]:
     """All records of a data set in a folder, in the order of their names."""
-    records = [_read(path) for path in sorted(folder.glob("*.json"))]
+    records = [read_record(path) for path in sorted(folder.glob("*.json"))]
     return [record for record in records if record.get("dataset") == dataset]
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_record(path: Path) -> dict[str, Any]:
+    """One record.
+
+    Raises:
+        ValueError: if it is no JSON object.
+    """
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(record, dict):

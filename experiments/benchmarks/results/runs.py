@@ -1,0 +1,215 @@
+"""Makes the runs of a table: whole processes, side by side, continued where they were cut short."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from experiments.benchmarks.record_files import read_finished, record_path, write_record
+from experiments.benchmarks.results.tables import Row
+
+__all__ = ["Job", "RunError", "make_runs", "outcome"]
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+class RunError(RuntimeError):
+    """A run could not be made, for a reason that is not its training breaking down."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One run to make, and where its record goes."""
+
+    table: str
+    row: Row
+    seed: int
+    records: Path
+
+    @property
+    def name(self) -> str:
+        """Of the run's folder."""
+        return f"{self.table}-{self.row.name}-seed{self.seed}"
+
+    @property
+    def path(self) -> Path:
+        """Of the record."""
+        return record_path(self.records / self.table, self.row.name, f"seed{self.seed}")
+
+    def read(self) -> dict[str, Any] | None:
+        """The record, if the run was made."""
+        return read_finished(self.path, self.row.settings)
+
+
+class _Processes:
+    """Processes that are ended together with this one, whichever thread waits for them."""
+
+    def __init__(self) -> None:
+        self._running: set[subprocess.Popen[str]] = set()
+        self._lock = threading.Lock()
+        self._stopped = False
+
+    def run(self, command: Sequence[str], threads: int) -> subprocess.CompletedProcess[str]:
+        """Run a command of this project to its end; standard error is kept apart."""
+        environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+        with tempfile.TemporaryFile("w+", encoding="utf-8") as errors:
+            with self._lock:
+                if self._stopped:
+                    raise KeyboardInterrupt
+                process = subprocess.Popen(
+                    [sys.executable, *command],
+                    cwd=ROOT,
+                    env=environment,
+                    stdout=subprocess.PIPE,
+                    stderr=errors,
+                    text=True,
+                )
+                self._running.add(process)
+            output, _ = process.communicate()
+            with self._lock:
+                self._running.discard(process)
+            errors.seek(0)
+            return subprocess.CompletedProcess(command, process.returncode, output, errors.read())
+
+    def stop(self) -> None:
+        """Ask all to end: a training run saves where it is."""
+        with self._lock:
+            self._stopped = True
+            for process in self._running:
+                process.terminate()
+
+
+def make_runs(jobs: Sequence[Job], output: Path, side_by_side: int, threads: int) -> None:
+    """Make all runs and write their records.
+
+    Args:
+        jobs: runs that have no record yet.
+        output: folder of the run folders; those of finished runs stay there.
+        side_by_side: how many at a time.
+        threads: CPU threads of each.
+
+    Raises:
+        RunError: if one could not be made.
+    """
+    processes = _Processes()
+    total = len(jobs)
+    with ThreadPoolExecutor(side_by_side) as pool:
+        try:
+            futures = [pool.submit(_make, job, output, threads, processes) for job in jobs]
+            pending = set(futures)
+            while pending:
+                done, pending = wait(pending, timeout=1, return_when=FIRST_EXCEPTION)
+                for future in done:
+                    job, record = future.result()
+                    number = total - sum(not f.done() for f in futures)
+                    print(f"[{number}/{total}] {job.name}: {outcome(record)}", flush=True)
+        except BaseException:
+            processes.stop()
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def outcome(record: dict[str, Any]) -> str:
+    """One line on a finished run."""
+    if record["status"] == "failed":
+        return f"broke down ({record['reason']})"
+    found = record["evaluation"]
+    return (
+        f"{found['count_accuracy_mode']:.2%} held out, ELBO {found['elbo']:.1f}, "
+        f"{record['seconds']:.0f} s"
+    )
+
+
+def _make(
+    job: Job, output: Path, threads: int, processes: _Processes
+) -> tuple[Job, dict[str, Any]]:
+    """Train and evaluate; writes and returns the record."""
+    flags = [*job.row.train_flags(job.seed), "--threads", str(threads)]
+    command = ["main.py", "train", *flags]
+    place = ["--output", str(output)]
+    if _can_go_on(output / job.name):
+        training = ["main.py", "train", "--resume", job.name, *place]
+    else:
+        training = [*command, *place, "--run-name", job.name]
+    start = time.perf_counter()
+    trained = processes.run(training, threads)
+    seconds = time.perf_counter() - start
+    record: dict[str, Any] = {
+        "table": job.table,
+        "row": job.row.name,
+        "seed": job.seed,
+        "status": "finished",
+        "reason": None,
+        "settings": job.row.settings,
+        "commands": [f"python {' '.join(command)}"],
+        "commit": _commit(),
+        "torch_version": str(torch.__version__),
+        "threads": threads,
+        "seconds": seconds,
+    }
+    if trained.returncode:
+        record |= {"status": "failed", "reason": _breakdown(job, trained)}
+    else:
+        evaluation = ["evaluate", "--samples", str(job.row.samples), "--json"]
+        threads_flag = ["--threads", str(threads)]
+        evaluated = processes.run(
+            ["main.py", *evaluation, "--load", job.name, *place, *threads_flag], threads
+        )
+        if evaluated.returncode:
+            raise RunError(f"{job.name} could not be evaluated: {_tail(evaluated.stderr)}")
+        record["commands"].append(f"python main.py {' '.join(evaluation)} --load RUN")
+        record["evaluation"] = json.loads(evaluated.stdout)
+    write_record(job.path, record)
+    return job, record
+
+
+def _can_go_on(folder: Path) -> bool:
+    """Whether a run was begun; what died before it wrote down its settings is put aside."""
+    if (folder / "config.json").exists():
+        return True
+    if folder.exists():
+        folder.rename(folder.with_name(f"{folder.name}.cut-short-{time.time_ns()}"))
+    return False
+
+
+def _breakdown(job: Job, finished: subprocess.CompletedProcess[str]) -> str:
+    """Why a run broke down.
+
+    Raises:
+        RunError: if it stopped for another reason than its training: that is not its result.
+    """
+    lines = [line for line in finished.stderr.splitlines() if "not finite" in line]
+    if finished.returncode < 0 or finished.returncode > 128 or not lines:
+        raise RunError(
+            f"{job.name} stopped with exit status {finished.returncode}: {_tail(finished.stderr)}"
+        )
+    return lines[-1].strip()
+
+
+def _tail(text: str, lines: int = 15) -> str:
+    # Progress bars overwrite themselves with carriage returns.
+    return "\n".join([line.split("\r")[-1] for line in text.splitlines()][-lines:])
+
+
+def _commit() -> str | None:
+    """The commit of this checkout, with a mark if it was changed since; None without git."""
+    try:
+        found = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+        )
+    except OSError:
+        return None
+    return found.stdout.strip() if found.returncode == 0 else None

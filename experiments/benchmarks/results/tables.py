@@ -1,0 +1,106 @@
+"""Which runs make which table."""
+
+from dataclasses import dataclass
+
+__all__ = ["TABLES", "Row", "Table"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A kind of run, made with several seeds."""
+
+    name: str
+    """Part of its records' names."""
+    title: str
+    """What the table calls it, in Markdown."""
+    dataset: str
+    """As ``--dataset`` takes it."""
+    flags: tuple[str, ...] = ()
+    """Further flags of ``main.py train``; none are the defaults."""
+
+    samples: int = 20
+    """Importance-weighted samples of the bound of log p(x)."""
+
+    @property
+    def settings(self) -> dict[str, str | int | list[str]]:
+        """What its results depend on besides the seed, ready for JSON."""
+        return {"dataset": self.dataset, "flags": list(self.flags), "samples": self.samples}
+
+    def train_flags(self, seed: int) -> list[str]:
+        """Flags of ``main.py train`` for one seed."""
+        return ["--dataset", self.dataset, *self.flags, "--seed", str(seed)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """Rows that are compared with each other."""
+
+    title: str
+    rows: tuple[Row, ...]
+
+    def find(self, name: str) -> Row:
+        """The row of this name.
+
+        Raises:
+            ValueError: if there is none.
+        """
+        for row in self.rows:
+            if row.name == name:
+                return row
+        names = ", ".join(row.name for row in self.rows)
+        raise ValueError(f"unknown row {name!r}. Expected one of: {names}.")
+
+
+TABLES: dict[str, Table] = {
+    "multi-mnist": Table(
+        title="original multi-MNIST",
+        rows=(
+            Row(
+                name="enumerate-long",
+                title="`enumerate`, 20 000 steps, constant prior",
+                dataset="multi-mnist-pyro",
+                flags=("--max-steps", "20000", "--continue-prob", "0.01"),
+                samples=100,
+            ),
+            Row(
+                name="reinforce-long",
+                title="`reinforce`, 20 000 steps, constant prior",
+                dataset="multi-mnist-pyro",
+                flags=(
+                    *("--estimator", "reinforce"),
+                    *("--max-steps", "20000", "--continue-prob", "0.01"),
+                ),
+                samples=100,
+            ),
+            Row(
+                name="dip",
+                title="`enumerate`, the prior lowered twice, sharper, larger",
+                dataset="multi-mnist-pyro",
+                flags=(
+                    *("--max-steps", "9000", "--translate", "--likelihood-sd", "0.2"),
+                    *("--encoder-hidden", "512,512", "--decoder-hidden", "512,512"),
+                    "--continue-prob",
+                    "exponential:0.01@0,0.01@990,1e-35@1080,1e-35@2700,0.1@4950,"
+                    "1e-35@5040,1e-35@6120,0.01@8100",
+                ),
+            ),
+            Row(
+                name="reinforce",
+                title="`reinforce`, the prior lowered once",
+                dataset="multi-mnist-pyro",
+                flags=(
+                    *("--estimator", "reinforce", "--max-steps", "9000", "--translate"),
+                    "--continue-prob",
+                    "exponential:1e-5@0,0.01@1500,1e-14@1560,1e-14@2700,0.5@6300",
+                ),
+            ),
+            Row(
+                name="enumerate",
+                title="`enumerate`, 6000 steps",
+                dataset="multi-mnist-pyro",
+                flags=("--max-steps", "6000"),
+            ),
+        ),
+    ),
+}
+"""By the name that ``--table`` takes."""
