@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 LAYERS = [
-    {"types", "config", "functional", "distributions", "schedules"},
+    {"types", "config", "functional", "distributions", "object_size", "schedules"},
     {"spatial_transformer", "shifts"},
     {"networks", "priors"},
     {"generative", "inference", "elbo", "score_function"},
