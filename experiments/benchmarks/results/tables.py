@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 __all__ = ["MAX_SHIFT", "TABLES", "Row", "Table"]
 
-MAX_SHIFT = 4
+MAX_SHIFT = 6
 """Every run is evaluated twice: as it is, and with the best of 25 views of each scene, moved by up
-to so many pixels. Chosen by the ELBO, which was highest with 4 of 1, 2, 3, 4 and 6."""
+to so many pixels. Chosen by the ELBO, which two runs of the row ``dip`` had higher than with 4."""
 
 
 @dataclass(frozen=True, kw_only=True)
