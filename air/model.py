@@ -1,12 +1,17 @@
 """AIR: the model that joins the two halves."""
 
 import dataclasses
-from typing import Any
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from air.config import AIRConfig, check_images
+from air.detections import Predictions
 from air.distributions import NumSteps
 from air.elbo import (
     count_posterior,
@@ -17,11 +22,21 @@ from air.elbo import (
 )
 from air.generative import BernoulliLikelihood, Canvas, GenerativeModel, NormalLikelihood
 from air.inference import InferenceNetwork
-from air.networks import MLP, GlimpseDecoder, GlimpseEncoder, ImageLSTM, StepPredictor
+from air.networks import (
+    MLP,
+    ConvEmbedding,
+    GlimpseDecoder,
+    GlimpseEncoder,
+    ImageLSTM,
+    StepPredictor,
+)
+from air.prediction import predict
+from air.preparation import Preparation
 from air.priors import Prior, PriorNetwork
 from air.shifts import move_back, move_images
 from air.spatial_transformer import boxes_in_pixels
 from air.types import AIROutput, CountPosterior, ImportanceBound, Inference, Rollout, Sample
+from air.weights import SavedModel, find_folder, load_folder, push_folder, save_folder
 
 __all__ = ["AIR"]
 
@@ -38,6 +53,8 @@ class AIR(nn.Module):
     Attributes:
         validate_args: whether images are checked for shape, range and NaN at each call. A
             training loop that has checked its data once may turn it off.
+        preparation: what :meth:`predict` does to images first; nothing by default. All other
+            methods take images as the model reads them.
 
     Example:
         >>> model = AIR(AIRConfig(canvas_size=(32, 40), glimpse_size=(16, 16)))
@@ -53,15 +70,19 @@ class AIR(nn.Module):
         config = AIRConfig() if config is None else config
         self.config = config
         self.validate_args = True
+        self.preparation = Preparation()
         channels, height, width = config.image_shape
         image_features = channels * height * width
-        embedding: nn.Module = nn.Identity()
+        layers: list[nn.Module] = []
+        if config.image_channels:
+            convolutions = ConvEmbedding(config.image_shape, config.image_channels)
+            layers, image_features = [convolutions], convolutions.features
         if config.image_embedding:
             *hidden, features = config.image_embedding
-            embedding = nn.Sequential(MLP(image_features, hidden, features), nn.ReLU())
+            layers += [MLP(image_features, hidden, features), nn.ReLU()]
             image_features = features
         self.inference = InferenceNetwork(
-            embedding=embedding,
+            embedding=nn.Sequential(*layers),
             lstm=ImageLSTM(
                 image_features,
                 3 + config.z_what_size,
@@ -205,11 +226,130 @@ class AIR(nn.Module):
                 "shifts must be integer, (down, right) each: (S, 2) with S of at least 1, "
                 f"got {shifts.dtype} {tuple(shifts.shape)}."
             )
-        parts = [self._infer(self.as_input(chunk), shifts) for chunk in _chunks(images, batch_size)]
+        parts = [self.read(self.as_input(chunk), shifts) for chunk in _chunks(images, batch_size)]
         fields = [field.name for field in dataclasses.fields(Inference)]
         return Inference(
             **{name: torch.cat([getattr(part, name) for part in parts]) for name in fields}
         )
+
+    def predict(
+        self,
+        images: Any,
+        *,
+        max_shift: int | None = None,
+        batch_size: int = 100,
+        tight_boxes: bool = True,
+        on_batch: Callable[[int], object] | None = None,
+    ) -> Predictions:
+        """Find the objects of images of any size, in the images' own pixels. Deterministic.
+
+        Images are made to fit the canvas as :attr:`preparation` says.
+
+        Args:
+            images: what :func:`air.images.as_images` reads (tensors, arrays, lists of them), or
+                a folder of images, or a list of files.
+            max_shift: each image is read from 25 views, moved by up to so many pixels of the
+                canvas, and the reading of the highest ELBO is kept (:mod:`air.shifts`): fewer
+                errors, 26 times the work. Default: an eighth of the canvas' shorter side. 0: one
+                view.
+            batch_size: how many images are in work at a time; bounds the memory. Files are read
+                when it is their turn, and not kept.
+            tight_boxes: boxes around what each object lights; else the boxes of
+                :meth:`infer`, which are some larger.
+            on_batch: called with the number of images done, after each batch.
+
+        Returns:
+            A sequence with one :class:`air.detections.Detections` an image.
+
+        Raises:
+            ValueError: if something is no image, or ``max_shift`` is negative.
+            FileNotFoundError: if a file or folder does not exist.
+        """
+        return predict(
+            self,
+            images,
+            max_shift=max_shift,
+            batch_size=batch_size,
+            tight_boxes=tight_boxes,
+            on_batch=on_batch,
+        )
+
+    @classmethod
+    def from_pretrained(cls, name_or_folder: str | os.PathLike[str]) -> Self:
+        """Load a trained model, on the CPU and in evaluation mode.
+
+        Args:
+            name_or_folder: a folder made by :meth:`save_pretrained`; the name of a model that
+                comes with the package (:func:`air.weights.shipped_models`); or ``owner/model`` on
+                the Hugging Face hub, with the extra ``hub`` installed.
+
+        Raises:
+            FileNotFoundError: if there is no such model, or one of its files is missing.
+            ValueError: if its files cannot be read, or do not fit each other.
+            ImportError: if the hub is needed and ``huggingface_hub`` is not installed.
+
+        Example:
+            >>> AIR.from_pretrained("multi-mnist").config.canvas_size
+            (50, 50)
+        """
+
+        def shapes_of(config: AIRConfig) -> dict[str, tuple[int, ...]]:
+            with torch.device("meta"):  # without making them
+                state = cls(config).state_dict()
+            return {name: tuple(tensor.shape) for name, tensor in state.items()}
+
+        saved = load_folder(find_folder(name_or_folder), shapes_of)
+        model = cls(saved.config)
+        model.load_state_dict(saved.tensors)
+        model.preparation = saved.preparation
+        return model.eval()
+
+    def save_pretrained(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        card: str = "",
+        half: bool = False,
+        overwrite: bool = False,
+    ) -> None:
+        """Save configuration, preparation and weights, in the layout of the Hugging Face hub.
+
+        Each file is written under another name first, then renamed: a crash leaves no half file.
+
+        Args:
+            folder: made if it does not exist.
+            card: notes for the model's card, Markdown: what it was trained on, how good it is.
+            half: save the weights in half precision, in half the space. They are float32 again
+                when loaded.
+            overwrite: whether a model that is there already may be replaced.
+
+        Raises:
+            FileExistsError: if the folder holds a model and ``overwrite`` is not given.
+            ValueError: if a weight is too large for half precision.
+        """
+        saved = SavedModel(
+            config=self.config, preparation=self.preparation, tensors=self.state_dict()
+        )
+        save_folder(saved, folder, card=card, half=half, overwrite=overwrite)
+
+    def push_to_hub(self, name: str, *, card: str = "", private: bool = False) -> str:
+        """Upload to the Hugging Face hub, with the extra ``hub`` installed and logged in there.
+
+        Args:
+            name: ``owner/model``.
+            card: notes for the model's card.
+            private: whether a repository that is made anew shall be private.
+
+        Returns:
+            The address of the upload.
+
+        Raises:
+            ImportError: if ``huggingface_hub`` is not installed.
+            ValueError: if the name is none of the hub's.
+        """
+        with tempfile.TemporaryDirectory() as temporary:
+            self.save_pretrained(temporary, card=card, overwrite=True)
+            return push_folder(Path(temporary), name, private=private)
 
     @torch.no_grad()
     def log_likelihood(
@@ -280,11 +420,6 @@ class AIR(nn.Module):
             )
         )
 
-    @property
-    def max_objects(self) -> int:
-        """T, the most objects that can be found."""
-        return self.config.max_objects
-
     def _weigh(
         self,
         images: Tensor,
@@ -308,6 +443,16 @@ class AIR(nn.Module):
             weights.append(log_weights_by_count(output.rollout, output.counts, prior))
             log_q.append(output.counts.log_q)
         return torch.cat(weights), torch.cat(log_q)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.generative.prior.z_where_mean.device
+
+    @property
+    def max_objects(self) -> int:
+        """T, the most objects that can be found."""
+        return self.config.max_objects
 
     def _unroll(
         self,
@@ -351,7 +496,13 @@ class AIR(nn.Module):
             best = torch.maximum(elbo, best)
         return chosen
 
-    def _infer(self, images: Tensor, shifts: Tensor | None) -> Inference:
+    def read(self, images: Tensor, shifts: Tensor | None = None) -> Inference:
+        """:meth:`infer` of one batch as it is: nothing checked, nothing converted.
+
+        Args:
+            images: ``(B, C, H, W)``, float in [0, 1], of the weights' type.
+            shifts: as in :meth:`infer`.
+        """
         if shifts is not None:
             shifts = self._best_shifts(images, shifts.to(images.device))
         rollout, objects = self._unroll(images, self.prior(), shifts=shifts, use_means=True)
@@ -359,7 +510,7 @@ class AIR(nn.Module):
         num_steps = NumSteps(rollout.continue_logits[0], validate_args=False)
         z_where, z_what = rollout.z_where[0], rollout.z_what[0]
         counts = num_steps.mode
-        rows = torch.arange(len(images), device=images.device)
+        rows = torch.arange(images.shape[0], device=images.device)  # not len: it exports
         present = torch.arange(self.max_objects, device=images.device) < counts[:, None]
         absent = ~present.unsqueeze(-1)
         return Inference(
@@ -372,7 +523,7 @@ class AIR(nn.Module):
             z_what=z_what.masked_fill(absent, float("nan")),
             canvas=self.generative.canvases(objects)[rows, counts],
             objects=objects * present[:, :, None, None, None],
-            shifts=counts.new_zeros(len(images), 2) if shifts is None else shifts,
+            shifts=counts.new_zeros(images.shape[0], 2) if shifts is None else shifts,
         )
 
     def as_input(self, images: Tensor) -> Tensor:

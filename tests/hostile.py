@@ -160,6 +160,7 @@ def make_lock(folder):
 
 @entry("pretrained weights", "model.safetensors", make_pretrained)
 @entry("pretrained config", "config.json", make_pretrained)
+@entry("pretrained preparation", "preprocessor_config.json", make_pretrained)
 def open_pretrained(folder):
     return from_pretrained(folder)
 

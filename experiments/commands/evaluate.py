@@ -10,18 +10,18 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from air import AIR, AIRConfig
+from air import AIR
 from air.evaluation import evaluate
 from air.shifts import shift_grid
 from air.types import Evaluation
 from experiments.arguments import add_data_arguments
 from experiments.boilr_folder import convert_log, read_run_config
-from experiments.boilr_model import check_shapes, read_checkpoint
 from experiments.calibration import calibrate, format_calibration, save_reliability
 from experiments.calibration import to_dict as calibration_to_dict
 from experiments.datasets import Scenes, check_max_objects
 from experiments.datasets.sources import check_dataset, folder_name, open_dataset
 from experiments.localisation import check_boxes, format_localisation, localise
+from experiments.models import load_run
 from experiments.pictures import save_localisation, save_reconstructions, save_samples
 from experiments.runs import Run
 
@@ -211,27 +211,6 @@ def _more(
         texts.append(format_calibration(calibrations))
         save_reliability(calibrations, Path(f"{picture}_calibration.png"))
     return report, texts
-
-
-def load_run(run: Run, step: int | None, device: torch.device) -> tuple[int, AIR]:
-    """The model of a run's checkpoint, in evaluation mode, and the checkpoint's step.
-
-    Raises:
-        FileNotFoundError: if there is no such checkpoint.
-        ValueError: if it cannot be read.
-    """
-    step, state = read_checkpoint(run.checkpoint_folder, step=step)
-    config = AIRConfig.from_dict(read_run_config(run)["air"])
-    prefix = "air."  # the rest is the estimator's
-    own = {
-        name.removeprefix(prefix): tensor
-        for name, tensor in state.items()
-        if name.startswith(prefix)
-    }
-    check_shapes(lambda: AIR(config), own, f"the checkpoint of step {step}")
-    air = AIR(config)
-    air.load_state_dict(own)
-    return step, air.to(device).eval()
 
 
 def format_table(report: dict[str, Any], evaluation: Evaluation) -> str:

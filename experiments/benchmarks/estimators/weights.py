@@ -13,8 +13,8 @@ from torch import Tensor
 
 from air import AIR
 from air.checkpoint import from_pretrained, save_pretrained
-from experiments.commands.evaluate import load_run
 from experiments.experiment import AIRExperiment
+from experiments.models import load_run
 from experiments.runs import Run
 from experiments.trainer import Trainer
 
