@@ -23,14 +23,21 @@ class LoadedModel(NamedTuple):
     """The run that trained it, if it is one of the output folder's."""
 
 
-def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that say which model, and where it works."""
+def add_model_arguments(parser: argparse.ArgumentParser, default: str | None = None) -> None:
+    """Add the flags that say which model, and where it works.
+
+    Args:
+        parser: to add them to.
+        default: of ``--load``, which must be given if there is none.
+    """
     load = parser.add_argument(
         "--load",
         metavar="MODEL",
-        required=True,
+        required=default is None,
+        default=default,
         help="name of a run ('latest': the one started last), a folder made by save_pretrained, "
-        f"or a model that comes with the package: {', '.join(shipped_models())}",
+        f"or a model that comes with the package: {', '.join(shipped_models())}"
+        + ("" if default is None else " (default: %(default)s)"),
     )
     load.completer = complete_models  # type: ignore[attr-defined]
     parser.add_argument(
