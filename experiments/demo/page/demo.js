@@ -37,6 +37,7 @@ async function look() {
   changed = true;
   if (asking) return;
   asking = true;
+  document.documentElement.dataset.state = "looking"; // for those who drive the page
   try {
     while (changed) {
       changed = false;
@@ -52,7 +53,7 @@ async function look() {
     showProblem("connection", error.message);
   } finally {
     asking = false;
-    document.documentElement.dataset.looks = 1 + Number(document.documentElement.dataset.looks ?? 0);
+    document.documentElement.dataset.state = "still";
   }
 }
 
@@ -109,7 +110,7 @@ const number = (value, digits = 1) =>
   Number.isFinite(value) ? value.toFixed(digits).replace("-", "−") : "–";
 const minus = (value) => (Number.isFinite(value) ? (value < 0.05 ? "0.0" : `−${value.toFixed(1)}`) : "–");
 const percent = (p) =>
-  !Number.isFinite(p) ? "–" : p > 0 && p < 0.001 ? "< 0.1 %" : p < 1 && p > 0.999 ? "> 99.9 %" : `${(100 * p).toFixed(1)} %`;
+  !Number.isFinite(p) ? "–" : p < 0.001 ? "< 0.1 %" : p > 0.999 ? "> 99.9 %" : `${(100 * p).toFixed(1)} %`;
 
 function make(tag, className, ...children) {
   const element = document.createElement(tag);
@@ -160,12 +161,9 @@ function stepCard(step, t, count) {
     make("h4", "", make("span", "", `Step ${t + 1}`), make("span", "", state)),
   );
   card.style.setProperty("--color", COLORS[t % COLORS.length]);
-  if (t > count) {
-    card.append(make("div", "more", make("span", "label", t ? "one more object?" : "an object?"), bar(0), make("span", "", "–")));
-  } else {
-    const p = step.continue_prob;
-    card.append(make("div", "more", make("span", "label", t ? "one more object?" : "an object?"), bar(p), make("span", "", percent(p))));
-  }
+  const p = t > count ? NaN : step.continue_prob;
+  const question = make("span", "label", t ? "one more object?" : "an object?");
+  card.append(make("div", "more", question, bar(p), make("span", "", percent(p))));
   card.append(
     make(
       "div",
