@@ -192,7 +192,7 @@ class Browser:
         while not (value := self.evaluate(expression)):
             if time.monotonic() > end:
                 raise BrowserError(f"waited {self.timeout:g} s for {expression}")
-            time.sleep(0.02)
+            time.sleep(0.03)
         return value
 
     def middle_of(self, selector: str, part: tuple[float, float] = (0.5, 0.5)) -> tuple[float, float]:
@@ -203,7 +203,7 @@ class Browser:
         )
         return x + part[0] * width, y + part[1] * height
 
-    def drag(self, *points: tuple[float, float], steps: int = 8) -> None:
+    def drag(self, *points: tuple[float, float], steps: int = 5) -> None:
         """Press the mouse at the first point, move it through the others, release it at the last.
 
         One point alone is a click. ``steps`` moves lead from each point to the next.
@@ -285,7 +285,7 @@ def _start(executable: str, profile: str) -> subprocess.Popen[bytes]:
     # The shell numbers the pipes as Chromium wants them, and becomes Chromium.
     renumber = 'exec "$@" 3<&0 4>&1 0</dev/null 1>/dev/null'
     return subprocess.Popen(
-        ["sh", "-c", renumber, "sh", executable, *flags],
+        ["/bin/sh", "-c", renumber, "browser", executable, *flags],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
