@@ -23,12 +23,15 @@ class LoadedModel(NamedTuple):
     """The run that trained it, if it is one of the output folder's."""
 
 
-def add_model_arguments(parser: argparse.ArgumentParser, default: str | None = None) -> None:
+def add_model_arguments(
+    parser: argparse.ArgumentParser, default: str | None = None, *, threads: int | None = None
+) -> None:
     """Add the flags that say which model, and where it works.
 
     Args:
         parser: to add them to.
         default: of ``--load``, which must be given if there is none.
+        threads: default of ``--threads``; none for PyTorch's choice.
     """
     load = parser.add_argument(
         "--load",
@@ -46,8 +49,13 @@ def add_model_arguments(parser: argparse.ArgumentParser, default: str | None = N
         default="output",
         help="folder of all runs (default: %(default)s)",
     )
+    choice = "PyTorch's choice" if threads is None else threads
     parser.add_argument(
-        "--threads", metavar="N", type=int, help="CPU threads (default: PyTorch's choice)"
+        "--threads",
+        metavar="N",
+        type=int,
+        default=threads,
+        help=f"CPU threads (default: {choice})",
     )
     parser.add_argument("--nocuda", action="store_true", dest="no_cuda", help="do not use CUDA")
 

@@ -22,6 +22,7 @@ from experiments.demo import server
 from experiments.demo.images import choose_sprites, prepare_image, read_bytes
 from experiments.demo.looking import look
 from experiments.demo.server import DemoApp, make_local_server
+from experiments.demo.timing import measure
 from tests.small import small_images, small_model
 
 
@@ -278,6 +279,13 @@ def test_a_diverged_models_numbers_are_null(client):
     answer = client.post("/look", data=bytes(168))
     assert answer.status_code == 200
     assert json.loads(answer.get_data())["elbo"] is None
+
+
+def test_times_are_of_both_ways_to_look():
+    times = measure(DemoApp(seeing_model(), "small", make_digits()), repeats=3)
+    assert list(times) == ["one view", "9 views"]
+    for row in times.values():
+        assert 0 < row["model"] < row["answer"] <= row["slowest"]
 
 
 # server and command

@@ -13,7 +13,8 @@ this machine alone, and asks no other for anything. Ctrl-C ends it."""
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of ``demo``."""
-    add_model_arguments(parser, default="multi-mnist")
+    # For one small image more threads wait for each other longer than they help.
+    add_model_arguments(parser, default="multi-mnist", threads=1)
     parser.add_argument(
         "--port",
         metavar="N",
