@@ -195,7 +195,9 @@ class Browser:
             time.sleep(0.03)
         return value
 
-    def middle_of(self, selector: str, part: tuple[float, float] = (0.5, 0.5)) -> tuple[float, float]:
+    def middle_of(
+        self, selector: str, part: tuple[float, float] = (0.5, 0.5)
+    ) -> tuple[float, float]:
         """A point of an element in the window: its middle, or another part of it."""
         x, y, width, height = self.evaluate(
             f"(({{x, y, width, height}}) => [x, y, width, height])"
@@ -234,9 +236,7 @@ class Browser:
 
     def screenshot(self, *, whole_page: bool = True) -> bytes:
         """The page as PNG."""
-        answer = self.call(
-            "Page.captureScreenshot", format="png", captureBeyondViewport=whole_page
-        )
+        answer = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=whole_page)
         return base64.b64decode(answer["data"])
 
     def _mouse(self, kind: str, point: tuple[float, float], *, pressed: bool = True) -> None:

@@ -92,7 +92,9 @@ def test_sprites_are_one_of_each_kind_and_fit_the_model():
     assert [sprite.label for sprite in sprites] == list(range(10))
     sides = [sprite.pixels.shape[0] for sprite in sprites]
     assert np.mean(sides) == pytest.approx(21, abs=2)  # as in multi-mnist
-    assert all(sprite.pixels.shape == (side, side) for sprite, side in zip(sprites, sides, strict=True))
+    assert all(
+        sprite.pixels.shape == (side, side) for sprite, side in zip(sprites, sides, strict=True)
+    )
     again = choose_sprites(make_digits(), config, seed=0)
     assert all((a.pixels == b.pixels).all() for a, b in zip(sprites, again, strict=True))
     others = choose_sprites(make_digits(), config, seed=1)
@@ -208,6 +210,12 @@ def test_setup_tells_the_models_sizes(client):
     setup = client.get("/setup").json
     assert (setup["height"], setup["width"], setup["channels"]) == (14, 12, 1)
     assert (setup["max_objects"], setup["model"], setup["views"]) == (3, "small", 9)
+
+
+def test_a_tiny_canvas_has_one_view():
+    client = Client(DemoApp(seeing_model(canvas_size=(10, 11)), "small", make_digits()))
+    assert client.get("/setup").json["views"] == 0
+    assert client.post("/look?views=1", data=bytes(110)).json["shift"] == [0, 0]
 
 
 def test_digits_are_the_same_for_the_same_seed(client):

@@ -137,7 +137,10 @@ def test_it_opens_with_digits_and_a_reading(browser, model, address):
     assert re.fullmatch(r"−?\d+\.\d", text(browser, "#elbo"))
     assert "ms to look" in text(browser, "#times")
     assert browser.errors == []
-    assert {request.removeprefix(address) for request in browser.requests} >= {"demo.js", "digits?seed=1"}
+    assert {request.removeprefix(address) for request in browser.requests} >= {
+        "demo.js",
+        "digits?seed=1",
+    }
     assert not foreign(browser, address)
 
 
@@ -227,9 +230,9 @@ def test_the_view_of_the_highest_elbo_is_a_switch(page, model):
     wait(page)
     shifts = shift_grid(4)
     check_reading(page, model, shifts)
-    down, right = model.infer(
-        torch.from_numpy(picture(page))[None, None], shifts=shifts
-    ).shifts[0].tolist()
+    down, right = (
+        model.infer(torch.from_numpy(picture(page))[None, None], shifts=shifts).shifts[0].tolist()
+    )
     shown = text(page, "#times").replace("−", "-")
     assert f"View kept: {down} down, {right} right" in shown
     page.click("#views")

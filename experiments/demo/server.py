@@ -21,7 +21,7 @@ from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 from werkzeug.wrappers import Request, Response
 
 from air import AIR
-from air.shifts import shift_grid
+from air.prediction import views_of
 from experiments.datasets import Digits, embedded_digits
 from experiments.datasets.multi_mnist import split_digits
 from experiments.demo.images import choose_sprites, prepare_image, read_bytes
@@ -68,13 +68,12 @@ class DemoApp:
         self.model = model
         self.name = name
         self.digits = split_digits(embedded_digits())[1] if digits is None else digits
-        self.views = shift_grid(max(1, min(model.config.canvas_size) // 12))
+        self.views = views_of(model.config)
         # One at a time: several would only slow each other down.
         self._lock = threading.Lock()
         folder = resources.files("experiments.demo") / "page"
         self._files = {
-            path: (folder.joinpath(file).read_bytes(), kind)
-            for path, (file, kind) in _PAGE.items()
+            path: (folder.joinpath(file).read_bytes(), kind) for path, (file, kind) in _PAGE.items()
         }
         self._routes: dict[tuple[str, str], Callable[[Request], dict[str, Any]]] = {
             ("GET", "/setup"): self._setup,
@@ -119,7 +118,7 @@ class DemoApp:
             "height": height,
             "channels": config.channels,
             "max_objects": config.max_objects,
-            "views": len(self.views),
+            "views": 0 if self.views is None else len(self.views),
             "typical_size": round(min(config.canvas_size) / config.z_where_mean[0]),
         }
 

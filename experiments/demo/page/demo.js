@@ -442,6 +442,7 @@ try {
   setup = await ask("setup");
   byId("model").textContent = setup.model;
   byId("views-number").textContent = setup.views;
+  byId("views").parentElement.hidden = !setup.views; // of a tiny canvas there is one alone
   stage.style.aspectRatio = `${setup.width} / ${setup.height}`;
   byId("boxes").setAttribute("viewBox", `0 0 ${setup.width} ${setup.height}`);
   scene = new Scene(setup.width, setup.height, setup.channels);
