@@ -6,6 +6,7 @@ ended by a zero byte, that Chromium reads from file descriptor 3 and writes to 4
 
 import base64
 import contextlib
+import itertools
 import json
 import os
 import select
@@ -212,7 +213,7 @@ class Browser:
         """
         self._mouse("mouseMoved", points[0], pressed=False)
         self._mouse("mousePressed", points[0])
-        for (x0, y0), (x1, y1) in zip(points, points[1:], strict=False):
+        for (x0, y0), (x1, y1) in itertools.pairwise(points):
             for step in range(1, steps + 1):
                 share = step / steps
                 self._mouse("mouseMoved", (x0 + share * (x1 - x0), y0 + share * (y1 - y0)))

@@ -266,7 +266,7 @@ def test_what_cannot_be_answered_gets_a_message(client, monkeypatch, capsys):
     refused(client.get("/look"), 404)
     refused(client.post("/setup"), 404)
     monkeypatch.setattr(server._Request, "max_content_length", 10)
-    refused(client.post("/image", data=bytes(11)), 413)
+    refused(client.post("/image", data=bytes(11)), 413, "larger than 32 MB")
     monkeypatch.undo()
     refused(client.get("/", headers={"Host": "example.org"}), 400, "example.org")
     assert client.get("/", headers={"Host": "localhost:7860"}).status_code == 200

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 from werkzeug.wrappers import Request, Response
 
@@ -51,7 +51,7 @@ _POLICY = (
 
 class _Request(Request):
     # A page elsewhere whose name resolves to this machine gets no answer.
-    trusted_hosts = (HOST, "localhost")
+    trusted_hosts = [HOST, "localhost"]  # noqa: RUF012
     max_content_length = MOST_BYTES
 
 
@@ -89,6 +89,8 @@ class DemoApp:
             response = self._answer(request)
         except ValueError as error:
             response = _json({"error": str(error)}, 400)
+        except RequestEntityTooLarge:
+            response = _json({"error": f"The file is larger than {MOST_BYTES >> 20} MB."}, 413)
         except HTTPException as error:
             response = _json({"error": error.description or error.name}, error.code or 500)
         except Exception as error:  # a fault of ours: say so, and go on
@@ -235,7 +237,7 @@ def _bytes_of(images: Tensor) -> NDArray[np.uint8]:
 def _picture(pixels: NDArray[np.uint8]) -> dict[str, Any]:
     """Pixels ``(H, W, C)`` for the page, which draws them itself: no codec at either end."""
     height, width, channels = pixels.shape
-    data = base64.b64encode(np.ascontiguousarray(pixels)).decode("ascii")
+    data = base64.b64encode(pixels.tobytes()).decode("ascii")
     return {"height": height, "width": width, "channels": channels, "data": data}
 
 

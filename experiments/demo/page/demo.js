@@ -75,7 +75,7 @@ function showNotice(text) {
 
 function showScene() {
   paint(byId("scene"), scene.render());
-  byId("hint").hidden = !scene.empty || drag?.points;
+  byId("hint").hidden = !scene.empty || Boolean(drag?.points);
   byId("remove").disabled = !chosen;
   showBoxes();
 }
