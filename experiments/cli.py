@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from air import __version__
-from experiments.commands import data, doctor, evaluate, export, predict, sample, train
+from experiments.commands import data, demo, doctor, evaluate, export, predict, sample, train
 
 COMMANDS = {
     "train": (train, "train a model (the default)"),
     "evaluate": (evaluate, "count accuracy and bounds of a trained model"),
     "predict": (predict, "find the objects of your images"),
     "sample": (sample, "draw scenes from a trained model"),
+    "demo": (demo, "drag digits about and see AIR look, in a browser"),
     "export": (export, "write a trained model to share, or as ONNX"),
     "data": (data, "make and describe a data set"),
     "doctor": (doctor, "check that a run would work, and change nothing"),

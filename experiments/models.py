@@ -32,14 +32,24 @@ class LoadedModel(NamedTuple):
     """The run that trained it, if it is one of the output folder's."""
 
 
-def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that say which model, and where it works."""
+def add_model_arguments(
+    parser: argparse.ArgumentParser, default: str | None = None, *, threads: int | None = None
+) -> None:
+    """Add the flags that say which model, and where it works.
+
+    Args:
+        parser: to add them to.
+        default: of ``--load``, which must be given if there is none.
+        threads: default of ``--threads``; none for PyTorch's choice.
+    """
     load = parser.add_argument(
         "--load",
         metavar="MODEL",
-        required=True,
+        required=default is None,
+        default=default,
         help="name of a run ('latest': the one started last), a folder made by save_pretrained, "
-        f"or a model that comes with the package: {', '.join(shipped_models())}",
+        f"or a model that comes with the package: {', '.join(shipped_models())}"
+        + ("" if default is None else " (default: %(default)s)"),
     )
     load.completer = complete_models  # type: ignore[attr-defined]
     parser.add_argument(
@@ -48,8 +58,13 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         default="output",
         help="folder of all runs (default: %(default)s)",
     )
+    choice = "PyTorch's choice" if threads is None else threads
     parser.add_argument(
-        "--threads", metavar="N", type=int, help="CPU threads (default: PyTorch's choice)"
+        "--threads",
+        metavar="N",
+        type=int,
+        default=threads,
+        help=f"CPU threads (default: {choice})",
     )
     parser.add_argument("--nocuda", action="store_true", dest="no_cuda", help="do not use CUDA")
 
