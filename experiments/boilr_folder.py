@@ -8,7 +8,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from experiments.datasets import DATASETS
+from experiments.datasets import find_spec
 from experiments.experiment import AIRExperiment, make_config
 from experiments.files import DamagedFileError, read_file
 from experiments.runs import Run
@@ -30,13 +30,16 @@ def read_run_config(run: Run) -> dict[str, Any]:
     settings = read_config(path)
     known = vars(AIRExperiment.default_args())
     missing = sorted({"dataset", "estimator", "max_steps"} - set(settings))
-    if missing or settings["dataset"] not in DATASETS:
+    try:
+        spec = find_spec(str(settings.get("dataset")))
+    except ValueError:
+        spec = None
+    if missing or spec is None:
         raise DamagedFileError(
-            f"{path} is of another program, or another version: it names no data set of ours"
+            f"{path} is of another program, or another version: it names no data set that we make"
             f"{' and lacks ' + ', '.join(missing) if missing else ''}."
         )
     args = argparse.Namespace(**(known | settings))
-    spec = DATASETS[args.dataset]
     try:
         # A stranger's settings can be of any type.
         config = make_config(args, (spec.channels, *spec.canvas_size), int(args.max_steps))

@@ -139,9 +139,8 @@ class AIRExperiment(boilr.VAEExperimentManager):
         return self.dataloaders.is_counted
 
     def _make_model(self) -> AIRModel:
-        shape = tuple(self.dataloaders.data_shape)
-        complete_prior(self.args, self.dataloaders.splits, shape)
-        config = make_config(self.args, shape, self.num_steps)
+        complete_prior(self.args, self.dataloaders.splits)
+        config = make_config(self.args, tuple(self.dataloaders.data_shape), self.num_steps)
         air = AIR(config)
         # The data is checked here, once, and not again at every step: uint8 images of one shape.
         for loader in (self.dataloaders.train, self.dataloaders.test):
@@ -304,9 +303,7 @@ def make_config(args: argparse.Namespace, data_shape: tuple[int, ...], num_steps
     )
 
 
-def complete_prior(
-    args: argparse.Namespace, splits: DataSplits | ShardedSplits, data_shape: tuple[int, ...]
-) -> None:
+def complete_prior(args: argparse.Namespace, splits: DataSplits | ShardedSplits) -> None:
     """Set the prior of z_where among the settings where neither these nor the data set say it.
 
     It is estimated from the images then, and told; so it is among the settings that a run keeps,

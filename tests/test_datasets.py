@@ -208,6 +208,10 @@ def test_what_is_unknown_may_stay_so(tmp_path):
     assert loaded.train.num_objects.tolist() == [-1, -1, -1]
     assert loaded.train.masks is None
     assert len(loaded.held_out) == 1
+    empty = DataSplits(train=uncounted, held_out=uncounted[:0], name="x")
+    save_splits(empty, tmp_path / "empty.npz")
+    assert len(load_splits(tmp_path / "empty.npz").held_out) == 0
+    assert len(loaded.held_out) == 1
 
 
 # Files of scenes

@@ -76,7 +76,10 @@ def test_the_order_of_settings_and_what_is_default_make_no_other_data_set():
         ("counts=0/0", "not all 0"),
         ("counts=1/-1", "at least 0"),
         ("counts=1/nan", "sensible number"),
-        ("max_objects=500", "at most 100"),
+        ("counts=1" + 101 * "/1", "at most 100"),
+        ("max_objects=999999999", "max_objects must lie between 0 and 100"),
+        ("max_objects=-1", "max_objects must lie between 0 and 100"),
+        ("canvas=110,max_objects=100", "would take 10 GB"),  # of masks
         ("max_objects=1e3", "max_objects must be a whole number"),
         ("colors=3", r"0 \(grey\) or 7"),
         ("overlap=no", "unknown overlap 'no'.*clip, pixels, boxes"),

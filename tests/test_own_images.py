@@ -196,7 +196,7 @@ def test_images_are_put_in_the_middle_of_the_largest(folder):
         assert image.sum() == 16 * (20 * i + 50)
 
 
-def test_all_are_shrunk_by_one_factor(folder):
+def test_all_are_shrunk_by_one_factor():
     scenes = as_scenes([np.full((40, 20), 0.5), np.full((100, 80), 1.0)], max_size=50)
     assert scenes.images.shape == (2, 1, 50, 40)
     assert scenes.images.sum(dim=(1, 2, 3)).tolist() == [128 * 50 * 40, 255 * 50 * 40]
@@ -241,11 +241,13 @@ def test_one_coloured_image_makes_all_coloured():
         (torch.rand(5, 3, 9, 8) * 255).to(torch.uint8),
         np.zeros((5, 9, 8, 3), np.float32),
         [Image.new("L", (8, 9))] * 5,
+        [Image.new("RGBA", (8, 9))] * 5,
+        torch.rand(5, 9, 8, dtype=torch.bfloat16),
         [np.zeros((9, 8))] * 5,
         TensorDataset(torch.rand(5, 1, 9, 8), torch.arange(5)),
         TensorDataset(torch.rand(5, 9, 8)),
     ],
-    ids=["tensor", "grey", "bytes", "array", "Pillow", "arrays", "data set", "of one"],
+    ids=["tensor", "grey", "bytes", "array", "Pillow", "RGBA", "half", "arrays", "data set", "one"],
 )
 def test_anything_that_holds_images_is_wrapped(images):
     scenes = as_scenes(images)
@@ -255,8 +257,14 @@ def test_anything_that_holds_images_is_wrapped(images):
     assert scenes.masks is None
     first = images[0][0] if isinstance(images, TensorDataset) else images[0]
     if isinstance(first, torch.Tensor) and first.is_floating_point():
-        expected = (first * 255).round().to(torch.uint8).view(-1, 9, 8)
+        expected = (first.float() * 255).round().to(torch.uint8).view(-1, 9, 8)
         assert torch.equal(scenes.images[0], expected)
+
+
+def test_a_palette_of_pillows_is_looked_up():
+    image = Image.new("P", (4, 3), 1)
+    image.putpalette([0, 0, 0, 10, 20, 30])
+    assert as_scenes([image]).images[0, :, 0, 0].tolist() == [10, 20, 30]
 
 
 def test_a_dataset_of_the_package_multiobject_is_wrapped(tmp_path):
@@ -280,9 +288,17 @@ def test_labels_are_kept_and_boxes_moved_along():
     assert scenes.num_objects.tolist() == [2, 0]
     assert scenes.boxes[0].tolist() == [[0, 5, 10, 10], [5, 7.5, 10, 15]]
     assert scenes.classes.tolist() == [[0, 0], [-1, -1]]
-    counted = as_scenes(torch.zeros(2, 5, 5), num_objects=[3, 1])
-    assert counted.num_objects.tolist() == [3, 1]
-    assert counted.boxes.isnan().all()
+    for counts in ([3, 1], (3.0, 1.0), np.array([3, 1]), list(torch.tensor([3, 1]))):
+        counted = as_scenes(torch.zeros(2, 5, 5), num_objects=counts)
+        assert counted.num_objects.tolist() == [3, 1]
+        assert counted.boxes.isnan().all()
+
+
+def test_boxes_are_cut_at_the_edge_of_their_image():
+    scenes = as_scenes(
+        [np.zeros((10, 20)), np.zeros((20, 20))], boxes=[[(-5, 2, 4, 99), (18, -3, 21, 4)], []]
+    )
+    assert scenes.boxes[0].tolist() == [[0, 7, 4, 15], [18, 5, 20, 9]]
 
 
 @pytest.mark.parametrize(
@@ -290,11 +306,24 @@ def test_labels_are_kept_and_boxes_moved_along():
     [
         ([], {}, "holds no image"),
         (iter([np.zeros((5, 5))]), {}, "Make a list"),
+        ({"image": np.zeros((5, 5))}, {}, "got dict"),
+        ([{"image": np.zeros((5, 5))}], {}, "must be an image .* got dict"),
+        ([Image.new("I", (5, 5))], {}, "32 bits"),
         (["text"], {}, "must be an image"),
         (torch.zeros(4, 4), {}, "must be a batch"),
         ([np.zeros((5, 9, 8))], {}, "must be one image"),
         (torch.zeros(2, 5, 5), {"num_objects": [1]}, "one entry for each of 2"),
+        (torch.zeros(2, 5, 5), {"num_objects": 2}, "one entry for each of 2"),
+        (torch.zeros(2, 5, 5), {"num_objects": torch.tensor(2)}, "one entry for each of 2"),
         (torch.zeros(2, 5, 5), {"num_objects": [1, -4]}, "said to hold -4"),
+        (torch.zeros(2, 5, 5), {"num_objects": [1, 1.5]}, r"images\[1\] is said to hold 1\.5"),
+        (torch.zeros(2, 5, 5), {"num_objects": [1, np.nan]}, "said to hold nan"),
+        (torch.zeros(2, 5, 5), {"num_objects": ["1", 2]}, "said to hold '1'"),
+        (torch.zeros(2, 5, 5), {"num_objects": [10**12, 2]}, "from 0 to 1000"),
+        (torch.zeros(1, 5, 5), {"boxes": [[(1, 2, 3)]]}, "must be four numbers"),
+        (torch.zeros(1, 5, 5), {"boxes": [[(1, 2, 3, np.nan)]]}, "holds nothing"),
+        (torch.zeros(1, 5, 5), {"boxes": [[(3, 3, 1, 4)]]}, "holds nothing"),
+        (torch.zeros(1, 5, 5), {"boxes": [[(5, 0, 9, 4)]]}, r"holds nothing of its 5 x 5"),
         (torch.zeros(1, 5, 5), {"num_objects": [2], "boxes": [[]]}, "2 objects, but has 0"),
         (torch.zeros(2, 5, 5), {"max_size": 3}, "at least 8"),
     ],
@@ -420,16 +449,8 @@ def test_arrays_in_a_folder_and_by_themselves(tmp_path):
     np.save(tmp_path / "a.npy", np.full((5, 9, 8), 7, np.uint8))
     np.save(tmp_path / "b.npy", np.full((9, 8), 1.0))
     splits, _ = load(tmp_path)
-    assert sorted(
-        torch.cat([splits.train.images, splits.held_out.images])[:, 0, 0, 0].tolist()
-    ) == [
-        7,
-        7,
-        7,
-        7,
-        7,
-        255,
-    ]
+    corners = torch.cat([splits.train.images, splits.held_out.images])[:, 0, 0, 0]
+    assert corners.sort().values.tolist() == [7] * 5 + [255]
     assert len(load(tmp_path / "a.npy", "?held_out=0.4")[0].held_out) == 2
 
 
@@ -444,6 +465,9 @@ def test_archives_of_arrays(tmp_path):
     np.savez(tmp_path / "bad.npz", images=images, num_objects=np.zeros(9, np.int64))
     with pytest.raises(DamagedFileError, match="10 whole numbers"):
         load(tmp_path / "bad.npz")
+    np.savez(tmp_path / "many.npz", images=images, num_objects=np.full(10, 1 << 62))
+    with pytest.raises(ValueError, match=r"many\.npz\[0\] is said to hold"):
+        load(tmp_path / "many.npz")
     np.savez(tmp_path / "odd.npz", images=images, more=images)
     with pytest.raises(DamagedFileError, match="one array of images"):
         load(tmp_path / "odd.npz")
@@ -540,4 +564,7 @@ def test_what_was_read_is_cached_until_a_file_changes(folder, tmp_path, monkeypa
 
 def test_what_becomes_of_the_sizes_is_told(folder, tmp_path, capsys):
     open_dataset(f"folder:{folder}?size=8", data_root=tmp_path / "data")
-    assert "9 images of 8 x 8 to 12 x 16 pixels (height x width)" in capsys.readouterr().err
+    told = "9 images of 8 x 8 to 12 x 16 pixels (height x width) are "
+    assert f"{told}shrunk to 0.5 of their size and padded to 6 x 8" in capsys.readouterr().err
+    open_dataset(f"folder:{folder}", data_root=tmp_path / "data")
+    assert f"{told}padded to 12 x 16" in capsys.readouterr().err

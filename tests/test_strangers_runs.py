@@ -67,8 +67,26 @@ def test_a_boilr_run_can_be_evaluated(boilr_run, monkeypatch, capsys):
     }
 
 
+def test_a_boilr_run_of_scenes_made_to_order_is_understood(tmp_path):
+    run = Run(tmp_path)
+    run.checkpoint_folder.mkdir()
+    dataset = "scenes:canvas=30x40,sprites=shapes,colors=7"
+    settings = {"dataset": dataset, "estimator": "enumerate", "max_steps": 5}
+    run.boilr_config_path.write_bytes(pickle.dumps(argparse.Namespace(**settings)))
+    air = read_run_config(run)["air"]
+    assert (tuple(air["canvas_size"]), air["channels"]) == ((30, 40), 3)
+
+
 @pytest.mark.parametrize(
-    "settings", [{}, {"lr": 1}, {"dataset": "mnist", "estimator": "x", "max_steps": 1}], ids=str
+    "settings",
+    [
+        {},
+        {"lr": 1},
+        {"dataset": "mnist", "estimator": "x", "max_steps": 1},
+        {"dataset": 3, "estimator": "x", "max_steps": 1},
+        {"dataset": "folder:mine", "estimator": "x", "max_steps": 1},
+    ],
+    ids=str,
 )
 def test_a_boilr_run_of_another_program_is_refused(settings, tmp_path):
     run = Run(tmp_path)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.datasets.image_files import SUFFIXES, image_paths, read_array, to_pictures
-from experiments.datasets.image_labels import Label, read_coco, read_counts
+from experiments.datasets.image_labels import Label, read_coco, read_counts, to_count
 from experiments.datasets.multiobject import SPLIT, read_multiobject_scenes
 from experiments.datasets.own_images import MAX_SIZE, Picture, make_scenes, split_scenes
 from experiments.datasets.scenes import DataSplits, load_splits
@@ -196,7 +196,7 @@ def _read(paths: Sequence[Path]) -> tuple[list[Picture], list[Label] | None]:
                         f"num_objects in {path} must be {len(found)} whole numbers, "
                         f"got {known.dtype} of shape {known.shape}."
                     )
-                counts += known.tolist()
+                counts += [to_count(*pair) for pair in zip(known.tolist(), names, strict=True)]
     tables = [path for path in paths if path.name == COUNTS or path.suffix.lower() == ".json"]
     if counts:
         if len(counts) != len(pictures) or tables:

@@ -19,6 +19,7 @@ from experiments.npz import parse_array
 
 __all__ = [
     "SUFFIXES",
+    "from_pillow",
     "image_paths",
     "read_array",
     "read_image",
@@ -92,7 +93,35 @@ def read_image(path: Path, size: tuple[int, int] | None = None) -> NDArray[np.ui
             image.draft(None, (max(size), max(size)))
         if turn is not None:
             image = image.transpose(turn)
-        return shrink(_to_eight_bits(image, path), size)
+        return shrink(from_pillow(image, str(path)), size)
+
+
+def from_pillow(image: Image.Image, name: str) -> NDArray[np.uint8]:
+    """The pixels of one of Pillow's images.
+
+    Args:
+        image: of whatever mode.
+        name: what to call it in messages.
+
+    Returns:
+        ``uint8``, ``(h, w)`` if it is grey, else ``(h, w, 3)``.
+
+    Raises:
+        DamagedFileError: if its pixels have 32 bits.
+    """
+    if image.mode.startswith("I;16"):
+        return (np.asarray(image).astype(np.uint16) // 257).astype(np.uint8)
+    if image.mode in ("1", "L"):
+        return np.asarray(image.convert("L"))
+    if image.mode in ("I", "F"):
+        raise DamagedFileError(
+            f"{name} has pixels of 32 bits, whose white is unknown. Save it with 8 or 16."
+        )
+    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+        seen = image.convert("RGBA")
+        black = Image.new("RGBA", seen.size, (0, 0, 0, 255))
+        image = Image.alpha_composite(black, seen)
+    return _without_false_colors(np.asarray(image.convert("RGB")))
 
 
 def read_array(path: Path) -> NDArray[Any]:
@@ -166,22 +195,6 @@ def _to_bytes(array: NDArray[Any], name: str) -> NDArray[np.uint8]:
             "Divide them by their greatest value, or pass uint8."
         )
     return np.rint(array * 255).astype(np.uint8)
-
-
-def _to_eight_bits(image: Image.Image, path: Path) -> NDArray[np.uint8]:
-    if image.mode.startswith("I;16"):
-        return (np.asarray(image).astype(np.uint16) // 257).astype(np.uint8)
-    if image.mode in ("1", "L"):
-        return np.asarray(image.convert("L"))
-    if image.mode in ("I", "F"):
-        raise DamagedFileError(
-            f"{path} has pixels of 32 bits, whose white is unknown. Save it with 8 or 16."
-        )
-    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
-        seen = image.convert("RGBA")
-        black = Image.new("RGBA", seen.size, (0, 0, 0, 255))
-        image = Image.alpha_composite(black, seen)
-    return _without_false_colors(np.asarray(image.convert("RGB")))
 
 
 def _without_false_colors(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:

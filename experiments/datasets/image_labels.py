@@ -10,7 +10,7 @@ from typing import Any
 
 from experiments.files import DamagedFileError, parse_json, read_file
 
-__all__ = ["Label", "read_coco", "read_counts"]
+__all__ = ["Label", "read_coco", "read_counts", "to_count"]
 
 _MOST_BYTES = 1 << 28
 _MOST_OBJECTS = 1000
@@ -27,6 +27,24 @@ class Label:
     """Edges ``(x_min, y_min, x_max, y_max)`` of each in the picture's own pixels."""
     classes: tuple[int, ...] | None = None
     """Class of each, from 0."""
+
+
+def to_count(value: Any, name: str) -> int:
+    """A number of objects, from whoever says it.
+
+    Args:
+        value: a number.
+        name: what is said to hold so many, for the message.
+
+    Raises:
+        ValueError: if it is no whole number from 0 to 1000.
+    """
+    if type(value) not in (int, float) or value not in range(_MOST_OBJECTS + 1):
+        raise ValueError(
+            f"{name} is said to hold {value!r:.100} objects. "
+            f"Expected a whole number from 0 to {_MOST_OBJECTS}."
+        )
+    return int(value)
 
 
 def read_counts(path: Path, files: Sequence[str]) -> dict[str, Label]:

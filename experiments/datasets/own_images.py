@@ -7,12 +7,13 @@ Images of different sizes are made equal so that objects keep their sizes relati
 2. Each is put in the middle of a canvas as large as the largest height and width. What is left
    around it takes the median of the image's own edge.
 
-If any image has colour, all become RGB; otherwise all are grey.
+If any image has colour, all become RGB; otherwise all are grey. Boxes are cut at the edge of their
+image.
 """
 
 import dataclasses
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,19 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from experiments.datasets.image_files import read_image, read_size, shrink, to_pictures
-from experiments.datasets.image_labels import Label
+from experiments.datasets.image_files import (
+    from_pillow,
+    read_image,
+    read_size,
+    shrink,
+    to_pictures,
+)
+from experiments.datasets.image_labels import Label, to_count
 from experiments.datasets.multi_mnist import SEED
 from experiments.datasets.scenes import DataSplits, Scenes
 
@@ -91,8 +99,8 @@ def as_scenes(
             ones: tensors ``(C, H, W)`` or ``(H, W)``, arrays (channels last, too), Pillow's
             images, or tuples that begin with one; what follows in a tuple is not looked at.
             uint8, or floats in [0, 1].
-        num_objects: how many objects each holds. Without it training goes unlabelled: the count's
-            accuracy is not reported, all else is.
+        num_objects: how many objects each holds, 0 to 1000. Without it training goes unlabelled:
+            the count's accuracy is not reported, all else is.
         boxes: for each image, the edges ``(x_min, y_min, x_max, y_max)`` of each of its objects,
             in the image's own pixels.
         max_size: of the longer side of the canvas in pixels; larger images are shrunk.
@@ -160,7 +168,8 @@ def pictures_of(images: Source, name: str) -> list[Picture]:
             array = array[..., None]
         found = to_pictures(array, name)
         return [Picture.from_array(one, f"{name}[{i}]") for i, one in enumerate(found)]
-    if not (hasattr(images, "__len__") and hasattr(images, "__getitem__")):
+    counted = hasattr(images, "__len__") and hasattr(images, "__getitem__")
+    if not counted or isinstance(images, Mapping):
         raise ValueError(
             f"{name} must be images that can be counted and taken by number, got "
             f"{type(images).__name__}. Make a list of them."
@@ -205,8 +214,9 @@ def make_scenes(
         smallest = min(pictures, key=lambda picture: picture.size).size
         print(
             f"{name}: {len(pictures)} images of {smallest[0]} x {smallest[1]} to {largest[0]} x "
-            f"{largest[1]} pixels (height x width) are shrunk to {factor:.3g} of their size and "
-            f"padded to {height} x {width}",
+            f"{largest[1]} pixels (height x width) are "
+            + (f"shrunk to {factor:.3g} of their size and " if factor < 1 else "")
+            + f"padded to {height} x {width}",
             file=sys.stderr,
         )
     if len(pictures) * 3 * height * width > _MOST_BYTES:
@@ -235,21 +245,25 @@ def make_scenes(
     return Scenes(
         images=torch.from_numpy(np.ascontiguousarray(kept.transpose(0, 3, 1, 2))),
         name=name,
-        **_label_tensors(labels, corners),
+        **_label_tensors(labels, pictures, corners),
     )
 
 
 def _as_array(image: Any, name: str) -> NDArray[Any]:
-    if isinstance(image, Tensor):
-        return image.detach().cpu().numpy()
+    if isinstance(image, Image.Image):
+        return from_pillow(image, name)
     try:
-        array = np.asarray(image)
+        if isinstance(image, Tensor):
+            image = image.detach().cpu()
+            # NumPy has no bfloat16.
+            array = (image.float() if image.is_floating_point() else image).numpy()
+        else:
+            array = np.asarray(image)
     except Exception as error:
         raise ValueError(f"{name} is no image but {type(image).__name__}.") from error
     if array.dtype.kind not in "buf":
-        raise ValueError(
-            f"{name} must be an image of uint8 or floats in [0, 1], got {array.dtype}."
-        )
+        got = type(image).__name__ if array.dtype.kind == "O" else array.dtype
+        raise ValueError(f"{name} must be an image of uint8 or floats in [0, 1], got {got}.")
     return array
 
 
@@ -259,37 +273,66 @@ def _labels(
     boxes: Sequence[Sequence[Sequence[float]]] | None,
     name: str,
 ) -> list[Label] | None:
-    if boxes is None and num_objects is None:
-        return None
-    for what, values in (("num_objects", num_objects), ("boxes", boxes)):
-        if values is not None and len(values) != number:
-            raise ValueError(
-                f"{what} of {name} must have one entry for each of {number} images, "
-                f"got {len(values)}."
-            )
-    if boxes is None:
-        assert num_objects is not None
-        return [Label(count=int(count)) for count in num_objects]
+    """What is said about each of so many images; None if nothing is."""
+    counts = _listed("num_objects", num_objects, number, name)
+    found = _listed("boxes", boxes, number, name)
+    if found is None:
+        if counts is None:
+            return None
+        return [Label(count=to_count(n, f"{name}[{i}]")) for i, n in enumerate(counts)]
     labels = []
-    for i, each in enumerate(boxes):
-        if num_objects is not None and int(num_objects[i]) != len(each):
+    for i, each in enumerate(found):
+        if counts is not None and to_count(counts[i], f"{name}[{i}]") != len(each):
             raise ValueError(
-                f"{name}[{i}] is said to hold {int(num_objects[i])} objects, but has "
-                f"{len(each)} boxes."
+                f"{name}[{i}] is said to hold {counts[i]} objects, but has {len(each)} boxes."
             )
-        edges = []
-        for box in each:
-            x_min, y_min, x_max, y_max = (float(edge) for edge in box)
-            edges.append((x_min, y_min, x_max, y_max))
-        labels.append(Label(count=len(each), boxes=tuple(edges)))
+        labels.append(
+            Label(
+                count=to_count(len(each), f"{name}[{i}]"),
+                boxes=tuple(_edges(box, f"{name}[{i}]") for box in each),
+            )
+        )
     return labels
 
 
+def _listed(what: str, values: Any, number: int, name: str) -> Sequence[Any] | None:
+    """Labels, one entry an image, as Python's numbers whatever numbers they came as."""
+    if values is None:
+        return None
+    if isinstance(values, Tensor | np.ndarray):
+        values = values.tolist()
+    elif isinstance(values, Sequence):
+        others = (Tensor, np.ndarray, np.generic)
+        values = [value.tolist() if isinstance(value, others) else value for value in values]
+    if not isinstance(values, Sequence) or len(values) != number:
+        got = len(values) if isinstance(values, Sequence) else values
+        raise ValueError(
+            f"{what} of {name} must have one entry for each of {number} images, got {got!r:.100}."
+        )
+    return values
+
+
+def _edges(box: Sequence[float], name: str) -> tuple[float, float, float, float]:
+    try:
+        x_min, y_min, x_max, y_max = (float(edge) for edge in box)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"a box of {name} must be four numbers, x_min, y_min, x_max, y_max; got {box!r:.100}."
+        ) from error
+    return x_min, y_min, x_max, y_max
+
+
 def _label_tensors(
-    labels: Sequence[Label] | None, corners: Sequence[tuple[float, float, int, int]]
+    labels: Sequence[Label] | None,
+    pictures: Sequence[Picture],
+    corners: Sequence[tuple[float, float, int, int]],
 ) -> dict[str, Any]:
-    """Labels as ``Scenes`` has them; boxes on the canvas."""
-    number = len(corners)
+    """Labels as ``Scenes`` has them; boxes on the canvas.
+
+    Raises:
+        ValueError: if nothing of a box is in its picture.
+    """
+    number = len(pictures)
     most = 0 if labels is None else max(label.count for label in labels)
     num_objects = torch.full((number,), -1)
     classes = torch.full((number, most), -1)
@@ -297,9 +340,17 @@ def _label_tensors(
     for i, label in enumerate(labels or []):
         num_objects[i] = label.count
         if label.boxes:
-            x, y, left, top = corners[i]
+            (height, width), (x, y, left, top) = pictures[i].size, corners[i]
+            own = torch.tensor(label.boxes)
+            cut = torch.minimum(own.clamp(min=0), torch.tensor([width, height, width, height]))
+            empty = ~(cut[:, 2:] > cut[:, :2]).all(dim=1)  # NaN is not greater
+            if empty.any():
+                raise ValueError(
+                    f"the box {own[empty][0].tolist()} of {pictures[i].name} holds nothing of its "
+                    f"{width} x {height} pixels. Expected x_min, y_min, x_max, y_max within them."
+                )
             scale, shift = torch.tensor([x, y, x, y]), torch.tensor([left, top, left, top])
-            boxes[i, : label.count] = torch.tensor(label.boxes) * scale + shift
+            boxes[i, : label.count] = cut * scale + shift
             # Without a class of their own all are of one: objects.
             classes[i, : label.count] = torch.tensor(label.classes or [0] * label.count)
     return {"num_objects": num_objects, "classes": classes, "boxes": boxes}

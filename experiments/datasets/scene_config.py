@@ -12,6 +12,7 @@ import numpy as np
 from experiments.datasets.image_files import image_paths
 from experiments.datasets.multi_mnist import SEED
 from experiments.datasets.object_scale import LEAST_SD, MARGIN
+from experiments.datasets.scenes import packed_width
 from experiments.datasets.sprites import COLORS
 
 __all__ = ["PREFIX", "SceneConfig", "parse_scenes", "sprite_paths"]
@@ -22,7 +23,9 @@ PREFIX = "scenes:"
 Overlap = Literal["clip", "pixels", "boxes"]
 Background = Literal["black", "uniform", "grid"]
 
-_MOST_PIXELS = 1 << 33
+_MOST_BYTES = 1 << 33
+"""Of the images and masks of a data set."""
+_MOST_OBJECTS = 100
 _MAX_SPRITE_BYTES = 1 << 28
 _FILLS = {"digits": 0.77, "binary-digits": 0.72, "shapes": 0.9}
 """Longer side of what a sprite lights, on average, over its patch's; pictures fill theirs."""
@@ -78,8 +81,10 @@ class SceneConfig:
         counts = self.counts
         if not counts or not all(math.isfinite(p) and p >= 0 for p in counts) or not sum(counts):
             raise ValueError(f"counts must be weights of at least 0, not all 0, got {counts}.")
-        if len(counts) > 101:
-            raise ValueError(f"a scene may hold at most 100 objects, got {len(counts) - 1}.")
+        if self.max_count > _MOST_OBJECTS:
+            raise ValueError(
+                f"a scene may hold at most {_MOST_OBJECTS} objects, got {self.max_count}."
+            )
         for name, kinds in (("overlap", Overlap), ("background", Background)):
             if getattr(self, name) not in get_args(kinds):
                 raise ValueError(
@@ -96,11 +101,12 @@ class SceneConfig:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}.")
         if self.seed >= 1 << 32:
             raise ValueError(f"seed must be below 2**32, got {self.seed}.")
-        pixels = (self.train + self.held_out) * self.channels * math.prod(self.canvas)
-        if pixels > _MOST_PIXELS:
+        masks = self.max_count * self.canvas[0] * packed_width(self.canvas[1])
+        size = (self.train + self.held_out) * (self.channels * math.prod(self.canvas) + masks)
+        if size > _MOST_BYTES:
             raise ValueError(
-                f"these scenes would take {pixels / 1e9:.0f} GB. Lower train, held_out or canvas, "
-                "or write shards chunk by chunk."
+                f"these scenes would take {size / 1e9:.0f} GB. Lower train, held_out, canvas or "
+                "the number of objects, or write shards chunk by chunk."
             )
 
     @property
@@ -161,7 +167,10 @@ class SceneConfig:
         for part in filter(None, text.split(",")):
             key, _, value = part.partition("=")
             if key == "max_objects":
-                key, value = "counts", "/".join(["1"] * (_number(key, value, int) + 1))
+                most = _number(key, value, int)
+                if not 0 <= most <= _MOST_OBJECTS:
+                    raise ValueError(f"{key} must lie between 0 and {_MOST_OBJECTS}, got {most}.")
+                key, value = "counts", "/".join(["1"] * (most + 1))
             if key not in _PARSERS:
                 raise ValueError(
                     f"unknown setting {key!r} of {PREFIX}{text}. Expected some of: "
@@ -225,7 +234,7 @@ def _number(name: str, text: str, kind: type) -> Any:
     except ValueError as error:
         wanted = "a whole number" if kind is int else "a number"
         raise ValueError(f"{name} must be {wanted}, got {text!r}.") from error
-    if not math.isfinite(value) or abs(value) > 1e9:
+    if not math.isfinite(value) or abs(value) >= 1 << 32:
         raise ValueError(f"{name} must be a sensible number, got {text}.")
     return value
 

@@ -303,7 +303,8 @@ def load_splits(path: Path) -> DataSplits:
                 **{
                     field: torch.from_numpy(array)
                     for field in _FIELDS
-                    if (array := arrays[f"{split}_{field}"]).shape != _UNKNOWN.shape
+                    for array in [arrays[f"{split}_{field}"]]
+                    if field != "masks" or array.shape != _UNKNOWN.shape
                 },
             )
             for split in _SPLITS

@@ -18,7 +18,7 @@ from experiments.datasets import (
 )
 from experiments.datasets.folder import PREFIX as FOLDER
 from experiments.datasets.folder import parse_folder
-from experiments.datasets.object_scale import estimate, scale_prior
+from experiments.datasets.object_scale import MAX_IMAGES, estimate, scale_prior
 from experiments.datasets.scene_config import PREFIX as SCENES
 from experiments.datasets.scene_config import parse_scenes
 from experiments.datasets.scenes import DataSplits
@@ -42,6 +42,7 @@ __all__ = [
 ]
 
 _BRIGHT = 0.4
+"""Share of white that no black background has."""
 _CROWDED = 0.75
 """Share of the canvas that no object is as large as."""
 _MOST_REGIONS = 50
@@ -120,7 +121,7 @@ def estimate_prior(splits: DataSplits) -> ScalePrior:
     canvas = (images.shape[2], images.shape[3])
     mean, sd = scale_prior(canvas, found.size, found.spread)
     doubt = None
-    bright = images[:500].float().median().item() / 255
+    bright = images[:MAX_IMAGES].float().median().item() / 255
     if bright > _BRIGHT:
         doubt = (
             f"the background is bright ({bright:.0%} of white), but the model's is black: "
@@ -128,7 +129,7 @@ def estimate_prior(splits: DataSplits) -> ScalePrior:
         )
     elif found.size > _CROWDED * min(canvas):
         doubt = "nothing stands out from the background by itself"
-    elif found.num_components > _MOST_REGIONS * min(500, len(images)):
+    elif found.num_components > _MOST_REGIONS * min(MAX_IMAGES, len(images)):
         doubt = "most of these regions must be noise"
     return ScalePrior(
         mean=(mean, 0.0, 0.0),
