@@ -90,7 +90,9 @@ def test_kinds_of_files_that_could_run_programs_are_refused(tmp_path):
 
 @pytest.mark.parametrize(
     ("orientation", "corner"),  # where the first pixel is seen: row, column
-    enumerate([(0, 0), (0, -1), (-1, -1), (-1, 0), (0, 0), (0, -1), (-1, -1), (-1, 0)], start=1),
+    list(
+        enumerate([(0, 0), (0, -1), (-1, -1), (-1, 0), (0, 0), (0, -1), (-1, -1), (-1, 0)], start=1)
+    ),
 )
 def test_photographs_are_turned_as_they_were_taken(orientation, corner, tmp_path):
     array = np.zeros((4, 6), np.uint8)
