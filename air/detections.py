@@ -84,18 +84,14 @@ class Detections:
         """Name of the file that the image was read from."""
         return None if isinstance(self.source, Tensor) else self.source.name
 
-    def to_dict(self) -> dict[str, Tensor]:
-        """``boxes``, ``scores``, ``labels`` and ``masks``.
+    def to_dict(self, *, masks: bool = True) -> dict[str, Tensor]:
+        """``boxes``, ``scores``, ``labels`` and, unless they are unwanted, ``masks``.
 
-        What ``torchmetrics.detection.MeanAveragePrecision`` takes, and
-        ``supervision.Detections.from_transformers``.
+        What ``torchmetrics.detection.MeanAveragePrecision`` takes; without masks, of which it
+        expects another shape, also ``supervision.Detections.from_transformers``.
         """
-        return {
-            "boxes": self.boxes,
-            "scores": self.scores,
-            "labels": self.labels,
-            "masks": self.mask,
-        }
+        form = {"boxes": self.boxes, "scores": self.scores, "labels": self.labels}
+        return form | {"masks": self.mask} if masks else form
 
     def draw(self, *, scale: int | None = None) -> Any:
         """The image with its boxes, as a ``PIL.Image.Image``.
@@ -172,9 +168,9 @@ class Predictions(Sequence[Detections]):
         """Most probable number of objects of each image: int64 ``(B,)``."""
         return torch.tensor([detections.count for detections in self], dtype=torch.int64)
 
-    def to_dicts(self) -> list[dict[str, Tensor]]:
+    def to_dicts(self, *, masks: bool = True) -> list[dict[str, Tensor]]:
         """:meth:`Detections.to_dict` of each image."""
-        return [detections.to_dict() for detections in self]
+        return [detections.to_dict(masks=masks) for detections in self]
 
     def to_pandas(self, by: Literal["object", "image"] = "object") -> Any:
         """A ``pandas.DataFrame`` with a row for each object, or for each image.
