@@ -225,7 +225,8 @@ class Predictions(Sequence[Detections]):
         Raises:
             FileExistsError: if the file exists, and ``overwrite`` is not given.
         """
-        images, annotations = [], []
+        images: list[dict[str, Any]] = []
+        annotations: list[dict[str, Any]] = []
         for number, detections in enumerate(self, start=1):
             frame = detections.frame
             images.append(

@@ -16,19 +16,20 @@ __all__ = ["confusion_matrix", "evaluate"]
 def evaluate(
     model: AIR,
     images: Tensor,
-    num_objects: Tensor,
+    num_objects: Tensor | None = None,
     *,
     num_samples: int = 100,
     shifts: Tensor | None = None,
     batch_size: int = 100,
     on_batch: Callable[[int], object] | None = None,
 ) -> Evaluation:
-    """Evaluate a model on labelled images.
+    """Evaluate a model on images, labelled or not.
 
     Args:
         model: a trained model.
         images: ``(N, C, H, W)``, float in [0, 1] or uint8.
-        num_objects: true counts, integer ``(N,)``.
+        num_objects: true counts, integer ``(N,)``; None where they are unknown. The accuracies
+            are then NaN, and the confusion has no row.
         num_samples: K of the importance-weighted bound; 0 leaves it out (it is then NaN).
         shifts: views to choose from, int64 ``(S, 2)``, as :meth:`AIR.infer` takes them. All that
             is measured is then of the view chosen for each image.
@@ -38,7 +39,7 @@ def evaluate(
     Raises:
         ValueError: if the images do not fit the model, or the labels the images.
     """
-    if num_objects.shape != images.shape[:1]:
+    if num_objects is not None and num_objects.shape != images.shape[:1]:
         raise ValueError(
             f"num_objects must have one entry an image, {tuple(images.shape[:1])}, "
             f"got {tuple(num_objects.shape)}."
@@ -47,7 +48,10 @@ def evaluate(
         raise ValueError("there is nothing to evaluate: images must hold at least one image.")
     sums: dict[str, float] = {}
     modes = []
-    for chunk, labels in zip(images.split(batch_size), num_objects.split(batch_size), strict=True):
+    true = images.new_full((len(images),), -1, dtype=torch.long)
+    if num_objects is not None:
+        true = num_objects
+    for chunk, labels in zip(images.split(batch_size), true.split(batch_size), strict=True):
         reading = model.infer(chunk, shifts=shifts, batch_size=batch_size)
         mode, view = reading.counts, None if shifts is None else reading.shifts
         output = model(chunk, shifts=view)
@@ -73,10 +77,16 @@ def evaluate(
     means = {name: total / len(images) for name, total in sums.items()}
     if not num_samples:
         means |= {"log_likelihood_bound": float("nan"), "ess": float("nan")}
+    if num_objects is None:
+        means |= {"count_accuracy": float("nan"), "count_accuracy_mode": float("nan")}
+        confusion = torch.zeros(0, model.max_objects + 1, dtype=torch.long)
+    else:
+        confusion = confusion_matrix(num_objects, torch.cat(modes), model.max_objects)
     return Evaluation(
         num_images=len(images),
         num_samples=num_samples,
-        confusion=confusion_matrix(num_objects, torch.cat(modes), model.max_objects),
+        confusion=confusion,
+        inferred_counts=torch.cat(modes).bincount(minlength=model.max_objects + 1).cpu(),
         **means,
     )
 

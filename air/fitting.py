@@ -16,6 +16,7 @@ from air.image_files import are_paths, read_images
 from air.images import as_images
 from air.model import AIR
 from air.object_size import ObjectSize, estimate_object_size
+from air.prediction import views_of
 from air.preparation import Preparation, describe_images
 from air.training import Training
 
@@ -36,7 +37,7 @@ def fit(
     images: Any,
     *,
     max_objects: int = 3,
-    num_steps: int = 3000,
+    num_steps: int = 2000,
     time_budget: float | None = None,
     n_init: int = 1,
     batch_size: int = 64,
@@ -54,14 +55,18 @@ def fit(
     that is not black (it is subtracted), and the objects' size, which sets the prior of their
     scale. Each choice is said in a line of ``log``.
 
-    The first steps (35 %) learn from collages, scenes made of the connected regions of the
-    images, whose counts and positions are known (:mod:`air.collages`): from a few images alone AIR
-    does not find out where one object ends. From then on the ELBO of the images themselves is
-    raised, with n summed out exactly, under a prior probability of one more object that goes from
-    1e-5 to 0.01 in half of these steps; up to 80 % of all steps half of each batch are collages
-    still, with less and less weight. Adam, with a learning rate of 1e-3 that falls to zero by half
-    a cosine. Before the LSTM there are three convolutions. Fewer than 2000 images are also turned
-    over and moved a little.
+    Training has three parts. The first (35 % of the steps) learns from collages, scenes made of the
+    connected regions of the images, whose counts and positions are known (:mod:`air.collages`):
+    from a few images alone AIR does not find out where one object ends. In the second (to 65 %)
+    half of each batch are images. Their log-likelihood less the KL of the latents is raised at the
+    count that the model reads in them, which still only the collages teach: objects are drawn
+    badly as yet, and a sum over counts would use a second object to mend the first. In the third
+    the ELBO of the images is raised, with n summed out exactly, under a prior probability of one
+    more object that begins so low that only whole objects are worth it, and reaches
+    ``continue_prob`` after three quarters of this part. The collages' weight falls to zero at 80 %
+    of all steps. Adam, with a learning rate of 1e-3 that falls to zero by half a cosine. Before
+    the LSTM there are three convolutions. Fewer than 2000 images are also turned over and moved a
+    little.
 
     Args:
         images: a folder of images, paths, or what :func:`air.images.as_images` reads.
@@ -74,7 +79,8 @@ def fit(
         batch_size: images a step.
         longest_side: of the canvas, in pixels; larger images are shrunk to it.
         object_size: longer side of an object in pixels of the images; default: estimated.
-        guided: whether to begin with collages.
+        guided: whether there are collages. Without them the prior is raised from 1e-5 over half
+            of the steps, as by the command ``train``.
         seed: makes the result reproducible, on the same machine and number of threads.
         device: where to train and where the model is left; default: a GPU if there is one.
         log: called with each line of what is done; None for silence.
@@ -229,11 +235,14 @@ def _glimpse_side(size: ObjectSize) -> int:
 
 @torch.no_grad()
 def _mean_elbo(model: AIR, images: Tensor, most: int = 2000, draws: int = 4) -> float:
-    """ELBO of the images, mean over some draws of the latents."""
+    """ELBO of the images, each read from its best view; mean over some draws of the latents."""
     chosen = images[:: len(images) // most + 1]
+    views = views_of(model.config)
     total = 0.0
     for chunk in chosen.split(256):
-        total += sum(model(chunk).elbo.double().sum().item() for _ in range(draws))
+        shifts = None if views is None else model.infer(chunk, shifts=views).shifts
+        for _ in range(draws):
+            total += model(chunk, shifts=shifts).elbo.double().sum().item()
     return total / (draws * len(chosen))
 
 

@@ -14,6 +14,10 @@ __all__ = ["SUFFIXES", "are_paths", "find_images", "open_pillow", "read_image", 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp")
 """Endings of the files that a folder is searched for."""
 
+_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP")
+"""Read whatever the file's name says. Others are programs to be run (EPS), or rare."""
+_ORIENTATION = 0x0112
+"""Of EXIF: how an image is turned to be seen as it was taken."""
 _MOST_PIXELS = 64_000_000
 """Of one image; a small file can claim any number."""
 
@@ -72,11 +76,11 @@ def read_image(path: str | os.PathLike[str]) -> Tensor:
     """Read one image.
 
     Args:
-        path: of a file that Pillow reads. Of several pictures in it, the first.
+        path: PNG, JPEG, TIFF, BMP, GIF or WebP. Of several pictures in it, the first.
 
     Returns:
-        uint8 (uint16 where the file has 16 bits), ``(C, h, w)`` with C of 1, 3, or 4 where there
-        is an alpha channel.
+        As it is meant to be seen (turned as EXIF says): uint8, or uint16 where the file has 16
+        bits, ``(C, h, w)`` with C of 1, 3, or 4 where there is an alpha channel.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -89,11 +93,12 @@ def read_image(path: str | os.PathLike[str]) -> Tensor:
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist, or is no file.")
     try:
-        with pillow.open(path) as image:
+        with pillow.open(path, formats=_FORMATS) as image:
             width, height = image.size
             if width * height > _MOST_PIXELS:
                 raise ValueError(f"{width} x {height} pixels are too many")
-            array = _pixels(image)
+            turn = _turn(pillow, image.getexif().get(_ORIENTATION))
+            array = _pixels(image if turn is None else image.transpose(turn))
     except (OSError, SyntaxError, ValueError, pillow.DecompressionBombError) as error:
         raise ValueError(f"{path} cannot be read as an image: {error}.") from error
     return torch.from_numpy(array).permute(2, 0, 1)
@@ -113,6 +118,17 @@ def open_pillow() -> Any:
             "Tensors and numpy arrays are read without it."
         ) from error
     return Image
+
+
+def _turn(pillow: Any, orientation: object) -> Any:
+    """Pillow's name of the turn that an orientation of EXIF asks for, if any."""
+    names = [
+        *("FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM"),
+        *("TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90"),
+    ]
+    if not isinstance(orientation, int) or not 2 <= orientation <= 8:
+        return None
+    return pillow.Transpose[names[orientation - 2]]
 
 
 def _pixels(image: Any) -> np.ndarray:

@@ -236,6 +236,7 @@ class AIR(nn.Module):
         self,
         images: Any,
         *,
+        max_shift: int | None = None,
         batch_size: int = 100,
         tight_boxes: bool = True,
         on_batch: Callable[[int], object] | None = None,
@@ -247,6 +248,10 @@ class AIR(nn.Module):
         Args:
             images: what :func:`air.images.as_images` reads (tensors, arrays, lists of them), or
                 a folder of images, or a list of files.
+            max_shift: each image is read from 25 views, moved by up to so many pixels of the
+                canvas, and the reading of the highest ELBO is kept (:mod:`air.shifts`): fewer
+                errors, 26 times the work. Default: a twelfth of the canvas' shorter side. 0: one
+                view.
             batch_size: how many images are in work at a time; bounds the memory. Files are read
                 when it is their turn, and not kept.
             tight_boxes: boxes around what each object lights; else the boxes of
@@ -257,11 +262,16 @@ class AIR(nn.Module):
             A sequence with one :class:`air.detections.Detections` an image.
 
         Raises:
-            ValueError: if something is no image.
+            ValueError: if something is no image, or ``max_shift`` is negative.
             FileNotFoundError: if a file or folder does not exist.
         """
         return predict(
-            self, images, batch_size=batch_size, tight_boxes=tight_boxes, on_batch=on_batch
+            self,
+            images,
+            max_shift=max_shift,
+            batch_size=batch_size,
+            tight_boxes=tight_boxes,
+            on_batch=on_batch,
         )
 
     @classmethod

@@ -1,6 +1,6 @@
 """From images as they come to the objects in them, some at a time."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,10 +12,11 @@ from air.detections import Detections, Predictions
 from air.image_files import are_paths, find_images, read_image
 from air.images import as_images
 from air.preparation import Frame, Preparation
+from air.shifts import shift_grid
 from air.spatial_transformer import boxes_in_pixels
 from air.types import Inference
 
-__all__ = ["Model", "predict"]
+__all__ = ["Model", "predict", "views_of"]
 
 _LIT = 0.3
 """An object lights a pixel where it has this share of its own brightest one."""
@@ -32,13 +33,16 @@ class Model(Protocol):
     def preparation(self) -> Preparation: ...  # noqa: D102
     @property
     def device(self) -> torch.device: ...  # noqa: D102
-    def infer(self, images: Tensor, *, batch_size: int = 500) -> Inference: ...  # noqa: D102
+    def infer(  # noqa: D102
+        self, images: Tensor, *, shifts: Tensor | None = None, batch_size: int = 500
+    ) -> Inference: ...
 
 
 def predict(
     model: Model,
     images: Any,
     *,
+    max_shift: int | None = None,
     batch_size: int = 100,
     tight_boxes: bool = True,
     on_batch: Callable[[int], object] | None = None,
@@ -46,24 +50,43 @@ def predict(
     """Find the objects of images; see :meth:`air.AIR.predict`."""
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
-    sources: list[Path] | list[Tensor]
+    views = views_of(model.config, max_shift)
+    sources: Sequence[Path | Tensor]
     sources = find_images(images) if are_paths(images) else as_images(images)
     detections: list[Detections] = []
     for start in range(0, len(sources), batch_size):
         chunk = sources[start : start + batch_size]
         pixels = [read_image(source) if isinstance(source, Path) else source for source in chunk]
         prepared, frames = model.preparation(pixels, model.config, first=start)
-        reading = model.infer(prepared.to(model.device), batch_size=batch_size)
+        reading = model.infer(prepared.to(model.device), shifts=views, batch_size=batch_size)
         detections += _split(reading, frames, chunk, model.config, tight_boxes)
         if on_batch is not None:
             on_batch(len(chunk))
     return Predictions(detections)
 
 
+def views_of(config: AIRConfig, max_shift: int | None = None) -> Tensor | None:
+    """The shifts of the 25 views that an image is read from; None for the image as it is alone.
+
+    Args:
+        config: of the model.
+        max_shift: in pixels of the canvas; default: a twelfth of its shorter side, 4 in 50. 0 for
+            one view.
+
+    Raises:
+        ValueError: if it is negative.
+    """
+    if max_shift is None:
+        max_shift = min(config.canvas_size) // 12
+    if max_shift < 0:
+        raise ValueError(f"max_shift must be at least 0 pixels, got {max_shift}.")
+    return shift_grid(max_shift) if max_shift else None
+
+
 def _split(
     reading: Inference,
     frames: list[Frame],
-    sources: list[Path] | list[Tensor],
+    sources: Sequence[Path | Tensor],
     config: AIRConfig,
     tight_boxes: bool,
 ) -> list[Detections]:

@@ -137,7 +137,7 @@ class Preparation:
         Raises:
             ValueError: if an image is no image, or has fewer channels than the background.
         """
-        frames = [self.frame(*image.shape[1:], config) for image in images]
+        frames = [self.frame(image.shape[1], image.shape[2], config) for image in images]
         canvases = torch.zeros(len(images), *config.image_shape)
         for number, (canvas, image, frame) in enumerate(zip(canvases, images, frames, strict=True)):
             pixels = as_float(image.detach().cpu(), f"image {first + number}")
@@ -180,7 +180,7 @@ def describe_images(images: Sequence[Tensor], longest_side: int) -> tuple[AIRCon
     plain = Preparation(scale=scale)
     small = []
     for number, image in enumerate(images):
-        frame = plain.frame(*image.shape[1:], color)
+        frame = plain.frame(image.shape[1], image.shape[2], color)
         rgb = to_channels(as_float(image.detach().cpu(), f"image {number}"), 3)
         small.append(resize(rgb, (frame.rows, frame.columns)))
     channels = 1 if all(_is_grey(image) for image in small) else 3

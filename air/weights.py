@@ -75,13 +75,14 @@ def save_folder(
     tensors = {name: tensor.detach().contiguous() for name, tensor in saved.tensors.items()}
     if half:
         tensors = {name: _halved(name, tensor) for name, tensor in tensors.items()}
+    config = saved.config.to_json()
     preparation = json.dumps(saved.preparation.to_dict(), indent=2)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as temporary:
         # One entry only: safetensors writes several in an order that differs from call to call.
-        metadata = {_CHECKSUM: _checksum(saved.config, saved.preparation, tensors)}
+        metadata = {_CHECKSUM: _checksum(config, _kept(saved.preparation, preparation), tensors)}
         save_file(tensors, Path(temporary) / _WEIGHTS, metadata=metadata)
         texts = {
-            _CONFIG: saved.config.to_json() + "\n",
+            _CONFIG: config + "\n",
             _PREPARATION: preparation + "\n",
             _CARD: model_card(saved, card),
         }
@@ -112,10 +113,11 @@ def load_folder(
                 "Expected a folder made by save_pretrained."
             )
     try:
-        config = AIRConfig.from_json(_read_text(folder / _CONFIG))
+        text = _read_text(folder / _CONFIG)
+        config = AIRConfig.from_json(text)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{folder / _CONFIG} is no configuration of AIR: {error}") from error
-    preparation = _read_preparation(folder / _PREPARATION)
+    preparation, how = _read_preparation(folder / _PREPARATION)
     path = folder / _WEIGHTS
     with open(path, "rb") as file:
         header = check_header(file.read(8 + _MAX_HEADER), path.stat().st_size, str(path))
@@ -136,7 +138,7 @@ def load_folder(
     except (SafetensorError, RuntimeError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
     # Models saved by earlier versions have none.
-    if metadata.get(_CHECKSUM) not in (None, _checksum(config, preparation, tensors)):
+    if metadata.get(_CHECKSUM) not in (None, _checksum(text, _kept(preparation, how), tensors)):
         raise ValueError(f"{folder} is damaged: its checksum is not the one it was saved with.")
     return SavedModel(config=config, preparation=preparation, tensors=tensors)
 
@@ -259,11 +261,12 @@ def check_header(start: bytes, size: int, name: str) -> dict[str, Any]:
     return header
 
 
-def _checksum(config: AIRConfig, preparation: Preparation, tensors: dict[str, Tensor]) -> str:
-    """SHA-256 over the configuration and the weights with their names, types and shapes."""
-    digest = hashlib.sha256(config.to_json().encode())
-    if preparation != Preparation():  # models saved by earlier versions have none
-        digest.update(json.dumps(preparation.to_dict(), sort_keys=True).encode())
+def _checksum(config: str, preparation: str, tensors: dict[str, Tensor]) -> str:
+    """SHA-256 over two files' texts and the weights with their names, types and shapes.
+
+    The texts, not what they say: a later version may say more by default.
+    """
+    digest = hashlib.sha256((config.strip() + preparation.strip()).encode())
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
@@ -284,11 +287,17 @@ def _halved(name: str, tensor: Tensor) -> Tensor:
     return halved
 
 
-def _read_preparation(path: Path) -> Preparation:
+def _kept(preparation: Preparation, text: str) -> str:
+    """What of it goes into the checksum: of models saved by earlier versions there is nothing."""
+    return "" if preparation == Preparation() else text
+
+
+def _read_preparation(path: Path) -> tuple[Preparation, str]:
     if not path.is_file():  # models saved by earlier versions have none
-        return Preparation()
+        return Preparation(), ""
     try:
-        return Preparation.from_dict(json.loads(_read_text(path)))
+        text = _read_text(path)
+        return Preparation.from_dict(json.loads(text)), text
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} does not say how to prepare images: {error}") from error
 

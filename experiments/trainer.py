@@ -362,9 +362,11 @@ class Trainer(boilr.Trainer):
 
 
 def _postfix(metrics: dict[str, float]) -> str:
+    accuracy = metrics.get("count_accuracy")  # unknown of images without labels
     return (
-        f"ELBO {metrics['elbo']:.1f}, accuracy {metrics['count_accuracy']:.1%}, "
-        f"{metrics['images_per_s']:,.0f} images/s"
+        f"ELBO {metrics['elbo']:.1f}, "
+        + (f"accuracy {accuracy:.1%}, " if accuracy is not None else "")
+        + f"{metrics['images_per_s']:,.0f} images/s"
     )
 
 

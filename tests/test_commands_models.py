@@ -167,7 +167,8 @@ def test_sample_writes_a_picture(place, capsys):
     assert out[0] == "15 scenes. Written: a.png"
     assert json.loads(out[1])["num_objects"] == [1] * 5 + [2] * 5 + [3] * 5
     assert (place / "a.png").read_bytes() == (place / "b.png").read_bytes()
-    width, height = Image.open("a.png").size
+    with Image.open("a.png") as picture:
+        width, height = picture.size
     assert (width, height) == (5 * 26 + 2, 3 * 30 + 2)
     command = ["sample", *FLAGS, "--output", "a.png", "--seed", "1", "--objects", "2"]
     refused(capsys, command, "a.png exists", "--force")

@@ -11,7 +11,7 @@ from PIL import Image
 
 from air import AIRConfig
 from air.detections import Detections, run_lengths
-from air.prediction import predict
+from air.prediction import predict, views_of
 from air.preparation import Preparation
 from air.spatial_transformer import boxes_in_pixels
 from air.types import Inference
@@ -43,8 +43,9 @@ class Oracle:
         self.brightness = brightness
         self.batches = []
 
-    def infer(self, images, *, batch_size=500):
+    def infer(self, images, *, shifts=None, batch_size=500):
         self.batches.append(len(images))
+        self.shifts = shifts
         batch, count = len(images), len(self.boxes)
         z_where = torch.full((batch, 3, 3), float("nan"))
         # Their boxes are larger than what is lit.
@@ -60,6 +61,7 @@ class Oracle:
             z_what=torch.arange(6.0).view(3, 2).expand(batch, -1, -1),
             canvas=objects.sum(dim=1),
             objects=objects,
+            shifts=torch.zeros(batch, 2, dtype=torch.int64),
         )
 
 
@@ -74,6 +76,19 @@ def test_boxes_are_in_the_images_own_pixels(two):
     assert two[0].boxes.tolist() == [[2, 3, 8, 9], [6, 5, 16, 15]]
     # On the canvas the second lies in columns 5 to 25, at half its size: cut at its left edge.
     assert two[1].boxes.tolist() == [[0, 6, 6, 18], [2, 10, 22, 30]]
+
+
+def test_images_are_read_from_several_views():
+    model, image = Oracle([]), torch.zeros(1, 20, 30)
+    predict(model, image)
+    assert model.shifts.shape == (9, 2)  # of 25, those that differ: 20 // 12 is one pixel
+    assert model.shifts.abs().max() == 1
+    predict(model, image, max_shift=4)
+    assert (len(model.shifts), int(model.shifts.max())) == (25, 4)
+    predict(model, image, max_shift=0)
+    assert model.shifts is None
+    with pytest.raises(ValueError, match="max_shift must be at least 0 pixels, got -1"):
+        predict(model, image, max_shift=-1)
 
 
 def test_loose_boxes_are_those_of_the_poses():
@@ -292,7 +307,7 @@ def test_the_models_own_method():
     images = torch.rand(5, 1, 28, 24)
     predictions = model.predict(images, batch_size=2)
     prepared, _ = model.preparation(list(images), model.config)
-    reading = model.infer(prepared)
+    reading = model.infer(prepared, shifts=views_of(model.config))
     assert torch.equal(predictions.counts, reading.counts)
     for seen, probs in zip(predictions, reading.count_probs, strict=True):
         assert isinstance(seen, Detections)

@@ -1,4 +1,5 @@
 import csv
+import math
 import os
 import subprocess
 import sys
@@ -10,9 +11,9 @@ import torch
 
 import air
 from air import AIR, fit
-from air.fitting import choose_config, scale_prior
+from air.fitting import _mean_elbo, choose_config, scale_prior
 from air.object_size import ObjectSize
-from air.training import Pace, Training
+from air.prediction import views_of
 from tests.test_object_size import squares
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -86,6 +87,23 @@ def test_of_several_starts_the_one_with_the_highest_elbo_is_kept(images, monkeyp
     assert not all(torch.equal(first[name], kept[1].state_dict()[name]) for name in first)
 
 
+def test_starts_are_judged_from_the_best_views(images, monkeypatch):
+    model = small_fit(images, num_steps=1, log=None)
+    seen = []
+    forward = model.forward
+
+    def spy(chunk, **options):
+        seen.append(options["shifts"])
+        return forward(chunk, **options)
+
+    prepared, _ = model.preparation(list(images), model.config)
+    monkeypatch.setattr(model, "forward", spy)
+    assert math.isfinite(_mean_elbo(model, prepared, draws=2))
+    best = model.infer(prepared, shifts=views_of(model.config)).shifts
+    assert best.any()
+    assert [torch.equal(shifts, best) for shifts in seen] == [True, True]
+
+
 def test_if_all_starts_break_down_it_is_said(images, monkeypatch):
     monkeypatch.setattr("air.fitting._mean_elbo", lambda *_: float("nan"))
     with pytest.raises(FloatingPointError, match="Try another seed"):
@@ -102,41 +120,6 @@ def test_a_folder_and_paths(images, tmp_path):
     small_fit(sorted(tmp_path.iterdir())[:5], num_steps=1, log=lines.append)
     assert lines[0].startswith("12 grey images")
     assert any(line.startswith("5 grey images") for line in lines)
-
-
-def test_the_learned_steps_raise_the_elbo(images):
-    def elbo(num_steps, **settings):
-        torch.manual_seed(0)
-        model = small_fit(images, num_steps=num_steps, log=None, **settings)
-        prepared, _ = model.preparation(list(images), model.config)
-        return model(prepared).elbo.mean().item()
-
-    assert elbo(60) > elbo(1) + 20
-    assert elbo(40, guided=False) > elbo(1, guided=False) + 20
-
-
-def test_collages_teach_counts_and_positions(images):
-    config, preparation, size = choose_config(
-        list(images), max_objects=2, say=lambda _: None, **SMALL | {"lstm_size": 64}
-    )
-    prepared, _ = preparation(list(images), config)
-    from air.collages import CollageMaker
-
-    torch.manual_seed(0)
-    maker = CollageMaker(prepared, size, max_objects=2, scale=config.z_where_mean[0])
-    training = Training(config, prepared, maker, 32)
-    collage = maker(100)
-
-    def right():
-        reading = training.model.infer(collage.images)
-        return (reading.counts == collage.num_objects).float().mean().item()
-
-    before = right()
-    for group in training.optimizer.param_groups:
-        group["lr"] = 5e-3
-    for _ in range(150):
-        training.guided_step()
-    assert right() > max(before, 0.34) + 0.2
 
 
 # Settings
@@ -184,32 +167,6 @@ def test_nonsense_is_refused(images, settings, message):
 
 
 # Time
-
-
-def test_without_a_deadline_the_pace_is_even():
-    pace = Pace(7, None)
-    positions = []
-    while not pace.done:
-        positions.append(pace.position)
-        pace.advance()
-    assert pace.step == 7
-    assert positions == pytest.approx([i / 7 for i in range(7)])
-
-
-def test_where_time_is_short_the_strides_grow(monkeypatch):
-    now = [0.0]
-    monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    pace = Pace(1000, 50.0)
-    while not pace.done:
-        now[0] += 0.1 if pace.step < 100 else 0.2  # another program begins
-        pace.advance()
-    assert now[0] == pytest.approx(50, rel=0.1)
-    assert pace.step < 400
-    quick = Pace(1000, now[0] + 10_000)
-    while not quick.done:
-        now[0] += 0.1
-        quick.advance()
-    assert quick.step == 1000
 
 
 def test_the_time_budget_is_kept(images):

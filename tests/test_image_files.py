@@ -81,6 +81,28 @@ def test_files_that_are_no_images_are_refused(tmp_path, monkeypatch):
         read_image(tmp_path / "good.png")
 
 
+def test_kinds_of_files_that_could_run_programs_are_refused(tmp_path):
+    Image.new("RGB", (6, 4)).save(tmp_path / "a.eps")
+    (tmp_path / "a.eps").rename(tmp_path / "a.png")
+    with pytest.raises(ValueError, match=r"a\.png cannot be read as an image"):
+        read_image(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize(
+    ("orientation", "corner"),  # where the first pixel is seen: row, column
+    enumerate([(0, 0), (0, -1), (-1, -1), (-1, 0), (0, 0), (0, -1), (-1, -1), (-1, 0)], start=1),
+)
+def test_photographs_are_turned_as_they_were_taken(orientation, corner, tmp_path):
+    array = np.zeros((4, 6), np.uint8)
+    array[0, 0] = 255
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(array).save(tmp_path / "a.png", exif=exif)
+    image = read_image(tmp_path / "a.png")[0]
+    assert tuple(image.shape) == ((6, 4) if 5 <= orientation <= 8 else (4, 6))
+    assert image[corner] == 255
+
+
 @pytest.mark.parametrize(
     ("images", "expected"),
     [

@@ -47,7 +47,7 @@ def test_the_counts_are_right(scenes):
 
 def test_it_loads_offline_and_from_any_folder(tmp_path):
     code = (
-        "import socket\n"
+        "import socket, torch\n"
         "def refuse(*_, **__): raise AssertionError('the network was used')\n"
         "socket.socket = socket.create_connection = refuse\n"
         "from air import AIR\n"

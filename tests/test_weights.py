@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from air import AIR
+from air import AIR, AIRConfig
 from air.preparation import Preparation
 from air.weights import find_folder
 from tests.small import small_images, small_model
@@ -45,6 +45,20 @@ def test_a_damaged_preparation_is_refused(model, tmp_path, content):
     (tmp_path / "m" / "preprocessor_config.json").write_text(content)
     with pytest.raises(ValueError, match=r"preprocessor_config\.json does not say"):
         AIR.from_pretrained(tmp_path / "m")
+
+
+def test_a_model_of_a_version_with_fewer_settings_is_read(model, tmp_path, monkeypatch):
+    to_json = AIRConfig.to_json
+
+    def fewer(config):
+        fields = json.loads(to_json(config))
+        del fields["image_channels"]
+        return json.dumps(fields, indent=2)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AIRConfig, "to_json", fewer)
+        model.save_pretrained(tmp_path / "m")
+    assert AIR.from_pretrained(tmp_path / "m").config == model.config
 
 
 def test_another_preparation_is_another_model(model, tmp_path):

@@ -20,7 +20,7 @@ from experiments.calibration import calibrate, format_calibration, save_reliabil
 from experiments.calibration import to_dict as calibration_to_dict
 from experiments.datasets import Scenes, check_max_objects
 from experiments.datasets.sources import check_dataset, folder_name, open_dataset
-from experiments.localisation import format_localisation, localise
+from experiments.localisation import check_boxes, format_localisation, localise
 from experiments.models import load_run
 from experiments.pictures import save_localisation, save_reconstructions, save_samples
 from experiments.runs import Run
@@ -133,7 +133,12 @@ def run(args: argparse.Namespace) -> int:
     )
     check_max_objects(splits.held_out, air.max_objects)
     scenes = splits.held_out[: args.images]
-    images, num_objects = scenes.images.to(device), scenes.num_objects.to(device)
+    images = scenes.images.to(device)
+    num_objects = scenes.num_objects.to(device) if scenes.is_counted else None
+    if args.localisation:
+        check_boxes(scenes)
+    if args.calibration and num_objects is None:
+        raise ValueError(f"--calibration needs the true counts of {scenes.name}: they are unknown.")
     shifts = shift_grid(args.max_shift) if args.max_shift else None
     with tqdm(total=len(scenes), desc="evaluate", unit="scene", file=sys.stderr) as bar:
         evaluation = evaluate(
@@ -151,6 +156,8 @@ def run(args: argparse.Namespace) -> int:
     report |= more
     if not args.samples:  # JSON has no NaN
         report |= {"log_likelihood_bound": None, "ess": None}
+    if num_objects is None:
+        report |= {"count_accuracy": None, "count_accuracy_mode": None}
     stem = f"step{step}_{folder_name(splits.name)}_{len(scenes)}scenes_{args.samples}samples"
     stem += f"_shift{args.max_shift}" if args.max_shift else ""
     path = source.result_folder / f"evaluation_{stem}.json"
@@ -181,11 +188,9 @@ def _more(
     report: dict[str, Any] = {}
     texts = []
     if args.localisation:
-        known = getattr(scenes, "masks", None) is not None
-        masks = getattr(scenes, "instance_masks")() if known else None  # noqa: B009
         with tqdm(total=len(scenes), desc="localise", unit="scene", file=sys.stderr) as bar:
             localisation = localise(
-                air, scenes, masks, shifts=shifts, batch_size=args.batch_size, on_batch=bar.update
+                air, scenes, shifts=shifts, batch_size=args.batch_size, on_batch=bar.update
             )
         report["localisation"] = localisation.to_dict()
         texts.append(format_localisation(localisation))
@@ -219,8 +224,7 @@ def format_table(report: dict[str, Any], evaluation: Evaluation) -> str:
             else []
         ),
         "",
-        f"  count accuracy, one posterior sample   {evaluation.count_accuracy:8.2%}",
-        f"  count accuracy, posterior mode         {evaluation.count_accuracy_mode:8.2%}",
+        *_format_accuracy(evaluation),
         "",
         f"  ELBO                                   {evaluation.elbo:8.1f} nats",
         f"    log-likelihood                       {evaluation.log_likelihood:8.1f}",
@@ -234,9 +238,26 @@ def format_table(report: dict[str, Any], evaluation: Evaluation) -> str:
             f"({evaluation.num_samples} samples, effective {evaluation.ess:.1f})",
         ]
     confusion = evaluation.confusion
+    if len(confusion) == 0:
+        return "\n".join(lines)
     header = "".join(f"{count:>8}" for count in range(confusion.shape[1]))
     lines += ["", "  true count \\ inferred", f"            {header}"]
     for count, row in enumerate(confusion.tolist()):
         if sum(row):
             lines.append(f"    {count:>8}" + "".join(f"{cell:>8}" for cell in row))
     return "\n".join(lines)
+
+
+def _format_accuracy(evaluation: Evaluation) -> list[str]:
+    """Two lines of the table; without true counts, what was inferred."""
+    if len(evaluation.confusion) == 0:
+        inferred = evaluation.inferred_counts.tolist()
+        listed = ", ".join(f"{count}: {number}" for count, number in enumerate(inferred))
+        return [
+            "  the true counts are unknown",
+            f"  images by inferred count               {listed}",
+        ]
+    return [
+        f"  count accuracy, one posterior sample   {evaluation.count_accuracy:8.2%}",
+        f"  count accuracy, posterior mode         {evaluation.count_accuracy_mode:8.2%}",
+    ]
