@@ -7,6 +7,7 @@ from pathlib import Path
 
 from air import __version__
 from experiments.commands import data, doctor, evaluate, export, predict, sample, train
+from experiments.help import Parser
 
 COMMANDS = {
     "train": (train, "train a model (the default)"),
@@ -22,7 +23,7 @@ COMMANDS = {
 def make_parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
     program = "air" if Path(sys.argv[0]).stem == "air" else "python main.py"
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=program,
         description="Attend, Infer, Repeat: count, find and describe objects without labels.",
         epilog=f"'{program}' alone is '{program} train'. "
@@ -40,6 +41,8 @@ def make_parser() -> argparse.ArgumentParser:
             allow_abbrev=False,
         )
         module.add_arguments(command)
+        if everyday := getattr(module, "EVERYDAY", None):
+            command.show_first(everyday)
     return parser
 
 

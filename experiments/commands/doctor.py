@@ -35,6 +35,7 @@ _FIRST_SCENES = 10_000
 _PACKAGES = ("torch", "torchvision", "numpy", "boilr", "multiobject", "safetensors", "tensorboard")
 
 prepare = train.prepare
+EVERYDAY = train.EVERYDAY
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

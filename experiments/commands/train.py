@@ -16,6 +16,27 @@ some minutes on two CPU cores. Metrics, pictures, TensorBoard logs and the model
 output/<run>. Labels are never used to train, only to measure."""
 
 
+EVERYDAY = (
+    "--dataset",
+    "--estimator",
+    "--max-objects",
+    "--likelihood-sd",
+    "--continue-prob",
+    "--run-name",
+    "--output",
+    "--threads",
+    "--num-seeds",
+    "--batch-size",
+    "--lr",
+    "--seed",
+    "--max-steps",
+    "--nocuda",
+    "--dry-run",
+    "--resume",
+)
+"""What ``--help`` shows; ``--help-all`` shows the other flags too."""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of ``train``."""
     AIRExperiment.add_arguments(parser)
