@@ -1,6 +1,7 @@
 """Help that fits a screen: the flags of every day, and all of them on demand."""
 
 import argparse
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -86,5 +87,5 @@ class _HelpAll(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
         """Print and exit."""
         assert isinstance(parser, Parser)
-        parser._print_message(parser.format_full_help())
+        parser._print_message(parser.format_full_help(), sys.stdout)
         parser.exit()

@@ -20,7 +20,6 @@ EVERYDAY = (
     "--dataset",
     "--estimator",
     "--max-objects",
-    "--likelihood-sd",
     "--continue-prob",
     "--run-name",
     "--output",
@@ -31,7 +30,6 @@ EVERYDAY = (
     "--seed",
     "--max-steps",
     "--nocuda",
-    "--dry-run",
     "--resume",
 )
 """What ``--help`` shows; ``--help-all`` shows the other flags too."""

@@ -49,7 +49,10 @@ def execute(path: Path = NOTEBOOK, *, quick: bool = False, timeout: int = 1200) 
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
     with _environment(QUICK_VARIABLE, "1" if quick else ""):
-        NotebookClient(notebook, timeout=timeout, kernel_name="python3").execute()
+        # From the repository's root, so that what is not installed is found as well.
+        place = {"metadata": {"path": str(Path(__file__).parents[2])}}
+        client = NotebookClient(notebook, timeout=timeout, kernel_name="python3", resources=place)
+        client.execute()
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
     notebook.metadata["language_info"] = {"name": "python"}
