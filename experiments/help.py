@@ -1,12 +1,18 @@
-"""Help that fits a screen: the flags of every day, and all of them on demand."""
+"""Help that fits a screen: the flags of every day, all of them on demand, and what to type."""
 
 import argparse
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-__all__ = ["Parser"]
+__all__ = ["Parser", "program"]
+
+
+def program() -> str:
+    """How this program was called: ``air`` where it is installed, else ``python main.py``."""
+    return "air" if Path(sys.argv[0]).stem == "air" else "python main.py"
 
 
 class Parser(argparse.ArgumentParser):

@@ -5,7 +5,7 @@ import argparse
 import pytest
 
 from experiments.cli import COMMANDS, main
-from experiments.help import Parser
+from experiments.help import Parser, program
 
 MOST_LINES, COLUMNS = 40, 100
 
@@ -91,3 +91,12 @@ def test_a_parser_that_was_told_nothing_shows_all():
 def test_an_unknown_flag_is_refused(parser):
     with pytest.raises(ValueError, match="tool has no flag --never"):
         parser.show_first(["--often", "--never"])
+
+
+@pytest.mark.parametrize(
+    ("called", "said"),
+    [("/usr/bin/air", "air"), ("air.exe", "air"), ("main.py", "python main.py")],
+)
+def test_what_to_type_is_what_was_typed(called, said, monkeypatch):
+    monkeypatch.setattr("sys.argv", [called])
+    assert program() == said

@@ -95,7 +95,7 @@ def _environment(report: _Report) -> None:
         try:
             versions.append(f"{name} {importlib.metadata.version(name)}")
         except importlib.metadata.PackageNotFoundError:
-            report.fail(name, "is not installed: pip install -r requirements.txt")
+            report.fail(name, f"is not installed: pip install {name}")
     report.ok("packages", ", ".join(versions))
 
 
