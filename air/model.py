@@ -250,7 +250,7 @@ class AIR(nn.Module):
                 a folder of images, or a list of files.
             max_shift: each image is read from 25 views, moved by up to so many pixels of the
                 canvas, and the reading of the highest ELBO is kept (:mod:`air.shifts`): fewer
-                errors, 26 times the work. Default: a twelfth of the canvas' shorter side. 0: one
+                errors, 26 times the work. Default: an eighth of the canvas' shorter side. 0: one
                 view.
             batch_size: how many images are in work at a time; bounds the memory. Files are read
                 when it is their turn, and not kept.

@@ -70,14 +70,14 @@ def views_of(config: AIRConfig, max_shift: int | None = None) -> Tensor | None:
 
     Args:
         config: of the model.
-        max_shift: in pixels of the canvas; default: a twelfth of its shorter side, 4 in 50. 0 for
+        max_shift: in pixels of the canvas; default: an eighth of its shorter side, 6 in 50. 0 for
             one view.
 
     Raises:
         ValueError: if it is negative.
     """
     if max_shift is None:
-        max_shift = min(config.canvas_size) // 12
+        max_shift = min(config.canvas_size) // 8
     if max_shift < 0:
         raise ValueError(f"max_shift must be at least 0 pixels, got {max_shift}.")
     return shift_grid(max_shift) if max_shift else None

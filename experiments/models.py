@@ -7,12 +7,21 @@ from typing import Any, NamedTuple
 import torch
 
 from air import AIR, AIRConfig
+from air.preparation import Preparation
 from air.weights import find_folder, shipped_models
 from experiments.boilr_folder import read_run_config
 from experiments.boilr_model import check_shapes, read_checkpoint
+from experiments.datasets.folder import PREFIX, parse_folder
 from experiments.runs import Run
 
-__all__ = ["LoadedModel", "add_model_arguments", "complete_models", "load_model", "load_run"]
+__all__ = [
+    "LoadedModel",
+    "add_model_arguments",
+    "complete_models",
+    "load_model",
+    "load_run",
+    "preparation_of",
+]
 
 
 class LoadedModel(NamedTuple):
@@ -94,7 +103,8 @@ def load_run(run: Run, step: int | None, device: torch.device) -> tuple[int, AIR
         ValueError: if it cannot be read.
     """
     step, state = read_checkpoint(run.checkpoint_folder, step=step)
-    config = AIRConfig.from_dict(read_run_config(run)["air"])
+    settings = read_run_config(run)
+    config = AIRConfig.from_dict(settings["air"])
     prefix = "air."  # the rest is the estimator's
     own = {
         name.removeprefix(prefix): tensor
@@ -104,7 +114,20 @@ def load_run(run: Run, step: int | None, device: torch.device) -> tuple[int, AIR
     check_shapes(lambda: AIR(config), own, f"the checkpoint of step {step}")
     air = AIR(config)
     air.load_state_dict(own)
+    air.preparation = preparation_of(settings.get("dataset"), config.channels)
     return step, air.to(device).eval()
+
+
+def preparation_of(dataset: object, channels: int) -> Preparation:
+    """What must be done to images before a model reads them that this data set trained.
+
+    Args:
+        dataset: its name. ``folder:PATH?invert=yes`` shows the model its images inverted.
+        channels: of the model.
+    """
+    if isinstance(dataset, str) and dataset.startswith(PREFIX) and parse_folder(dataset).invert:
+        return Preparation(background=(1.0,) * channels)
+    return Preparation()
 
 
 def complete_models(

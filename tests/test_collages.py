@@ -33,7 +33,7 @@ def test_a_collage_holds_what_it_says(maker):
         for centre_x, centre_y in ((boxes[:, :2] + boxes[:, 2:]) / 2).tolist():
             assert image[0, int(centre_y), int(centre_x)] > 0
             left, top = round(centre_x - 4.5), round(centre_y - 4.5)
-            shown[top : top + 10, left : left + 10] = True
+            shown[max(top, 0) : top + 10, max(left, 0) : left + 10] = True
         assert not image[0][~shown].any()
 
 

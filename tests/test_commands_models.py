@@ -157,6 +157,20 @@ def test_a_run_is_found_by_its_name(make_args, capsys, tmp_path, monkeypatch):
     )
 
 
+@pytest.mark.parametrize(
+    ("dataset", "background"),
+    [
+        ("multi-mnist", ()),
+        ("folder:cells", ()),
+        ("folder:cells?size=96&invert=yes", (1.0, 1.0, 1.0)),
+        ("folder:cells?invert=no", ()),
+        (None, ()),
+    ],
+)
+def test_models_of_inverted_images_invert(dataset, background):
+    assert models.preparation_of(dataset, 3).background == background
+
+
 # sample
 
 
