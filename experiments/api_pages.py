@@ -37,9 +37,12 @@ _LITERAL = re.compile(r"::\n\n(?P<code>(?:(?: +[^\n]*)?(?:\n|$))+)")
 
 _STYLE = """\
 math[display="block"] { margin: 0.8em 0; font-size: 1.1em; }
+mtd[columnalign="left"] { text-align: left; }
+mtd[columnalign="right"] { text-align: right; }
 .inherited { display: none; }
 """
-"""Without what every torch module inherits: a page of it for each class."""
+"""Chromium knows no ``columnalign``. Without what every torch module inherits: a page of it for
+each class."""
 
 
 class Formulas:
