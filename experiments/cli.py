@@ -3,10 +3,10 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from air import __version__
 from experiments.commands import data, demo, doctor, evaluate, export, predict, sample, train
+from experiments.help import Parser, program
 
 COMMANDS = {
     "train": (train, "train a model (the default)"),
@@ -22,12 +22,11 @@ COMMANDS = {
 
 def make_parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
-    program = "air" if Path(sys.argv[0]).stem == "air" else "python main.py"
-    parser = argparse.ArgumentParser(
-        prog=program,
+    prog = program()
+    parser = Parser(
+        prog=prog,
         description="Attend, Infer, Repeat: count, find and describe objects without labels.",
-        epilog=f"'{program}' alone is '{program} train'. "
-        f"'{program} COMMAND --help' explains a command.",
+        epilog=f"'{prog}' alone is '{prog} train'. '{prog} COMMAND --help' explains a command.",
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"air {__version__}")
@@ -41,6 +40,8 @@ def make_parser() -> argparse.ArgumentParser:
             allow_abbrev=False,
         )
         module.add_arguments(command)
+        if everyday := getattr(module, "EVERYDAY", None):
+            command.show_first(everyday)
     return parser
 
 

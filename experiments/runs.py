@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.files import DamagedFileError, parse_json, read_json, to_json, write_file
+from experiments.help import program
 
 _NAME = re.compile(r"[^/\\\x00-\x1f]+")
 
@@ -170,9 +171,7 @@ class Run:
                     started[run] = path.stat().st_mtime_ns
         runs = list(started)
         if not runs:
-            raise FileNotFoundError(
-                f"{output} holds no run. Train one first: python main.py train."
-            )
+            raise FileNotFoundError(f"{output} holds no run. Train one first: {program()} train.")
         if name == "latest":
             return cls(max(runs, key=lambda run: started[run]))
         names = sorted(run.name for run in runs)

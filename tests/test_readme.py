@@ -54,6 +54,17 @@ def test_command_lines_parse(line):
         make_parser().parse_args(arguments)
 
 
-def test_linked_pictures_exist():
-    for target in re.findall(r"!\[.*?\]\((.*?)\)", README):
-        assert (ROOT / target).is_file()
+@pytest.mark.parametrize(
+    "module", sorted(set(re.findall(r"python -m (experiments[\w.]*)", README)))
+)
+def test_modules_that_are_run_exist(module):
+    path = ROOT / module.replace(".", "/")
+    path = path / "__main__.py" if path.is_dir() else path.with_suffix(".py")
+    assert '__name__ == "__main__"' in path.read_text(encoding="utf-8")
+
+
+def test_linked_files_exist():
+    targets = re.findall(r"\[[^\]]*\]\(([^)#]+)\)", README)
+    assert len(targets) > 5
+    for target in targets:
+        assert target.startswith("https://") or (ROOT / target).exists(), target

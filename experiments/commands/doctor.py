@@ -35,6 +35,7 @@ _FIRST_SCENES = 10_000
 _PACKAGES = ("torch", "torchvision", "numpy", "boilr", "multiobject", "safetensors", "tensorboard")
 
 prepare = train.prepare
+EVERYDAY = train.EVERYDAY
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -94,7 +95,7 @@ def _environment(report: _Report) -> None:
         try:
             versions.append(f"{name} {importlib.metadata.version(name)}")
         except importlib.metadata.PackageNotFoundError:
-            report.fail(name, "is not installed: pip install -r requirements.txt")
+            report.fail(name, f"is not installed: pip install {name}")
     report.ok("packages", ", ".join(versions))
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from experiments import distributed
 from experiments.ensemble_trainer import EnsembleTrainer
 from experiments.experiment import AIRExperiment
+from experiments.help import program
 from experiments.resume import format_changes, resumed_args
 from experiments.trainer import Trainer
 
@@ -14,6 +15,25 @@ DESCRIPTION = """\
 Train AIR on a data set of scenes. With no flag: the recommended settings on the embedded digits,
 some minutes on two CPU cores. Metrics, pictures, TensorBoard logs and the model land in
 output/<run>. Labels are never used to train, only to measure."""
+
+
+EVERYDAY = (
+    "--dataset",
+    "--estimator",
+    "--max-objects",
+    "--continue-prob",
+    "--run-name",
+    "--output",
+    "--threads",
+    "--num-seeds",
+    "--batch-size",
+    "--lr",
+    "--seed",
+    "--max-steps",
+    "--nocuda",
+    "--resume",
+)
+"""What ``--help`` shows; ``--help-all`` shows the other flags too."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -63,13 +83,13 @@ def _train(args: argparse.Namespace) -> int:
         step, folder = trainer.experiment.model.global_step, trainer.run_folder
         print(f"Stopped by {trainer.stopped_by.name} after step {step}.")
         if folder:
-            print(f"Next: python main.py train --resume {folder.name}")
+            print(f"Next: {program()} train --resume {folder.name}")
         return 128 + trainer.stopped_by
     print(f"Held-out {_accuracy(metrics)}; ELBO {metrics['elbo']:.1f} nats.")
     if trainer.run_folder:
         print(
             f"Model, metrics and pictures: {trainer.run_folder.folder}\n"
-            f"Next: python main.py evaluate --load {trainer.run_folder.name}"
+            f"Next: {program()} evaluate --load {trainer.run_folder.name}"
         )
     return 0
 
