@@ -227,10 +227,13 @@ def test_public_names():
         "Chain",
         "Constant",
         "Cosine",
+        "Detections",
         "Exponential",
         "Linear",
         "NumSteps",
+        "Predictions",
         "Prior",
         "TruncatedGeometric",
+        "fit",
         "make_estimator",
     }

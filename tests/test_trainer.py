@@ -182,8 +182,8 @@ def test_layout_of_the_run_folder(train, tmp_path):
     assert found - {events} == {
         "config.json",
         *(f"checkpoints/{name}" for n in (2, 4) for name in checkpoint_files(n)),
-        "model/config.json",
-        "model/model.safetensors",
+        *(f"model/{name}" for name in ("README.md", "config.json", "model.safetensors")),
+        "model/preprocessor_config.json",
         "results/metrics.jsonl",
         *(f"results/imgs/{kind}_{n}.png" for kind in ("reconstruction", "sample") for n in (2, 4)),
     }

@@ -35,6 +35,8 @@ class _Experiment(AIRExperiment):
             train=loader(self.args.batch_size),
             test=loader(1),
             data_shape=self.scenes.images.shape[1:],
+            is_counted=True,
+            splits=None,  # the prior of z_where is the default data set's
         )
 
 
