@@ -13,9 +13,6 @@ from air.visualization.drawing import BOX_COLORS, as_tiles, draw_boxes, draw_fra
 
 __all__ = ["StepTrace", "step_grid", "step_tiles", "trace_steps"]
 
-_ABSENT = 0.92
-"""Grey value of the tile of a step that was not taken."""
-
 _BAR = 2
 """Height of the bar below a tile, in pixels of the image; as much is left free above it."""
 
@@ -73,19 +70,28 @@ def trace_steps(model: AIR, images: Tensor) -> StepTrace:
     )
 
 
-def step_tiles(images: Tensor, trace: StepTrace, *, scale: int = 3) -> Tensor:
+def step_tiles(
+    images: Tensor,
+    trace: StepTrace,
+    *,
+    scale: int = 3,
+    background: float = 1.0,
+    absent: float = 0.92,
+) -> Tensor:
     """Each step of each image as tiles of one size, in the manner of Eslami et al. (2016).
 
     A row is the image with the boxes found; the canvas after 1, 2 .. T objects, each with their
     boxes; the T glimpses; the T decoded glimpses, the last two framed in their object's colour.
     Below each canvas a bar in that colour is as long as the probability that there is one more
-    object, that one. Steps that were not taken are grey, but for the bar of the first of them,
+    object, that one. Steps that were not taken are blank, but for the bar of the first of them,
     which says how sure the model was to stop.
 
     Args:
         images: what was read, float in [0, 1] or ``uint8``, shape ``(B, C, H, W)``.
         trace: of :func:`trace_steps`.
         scale: how many times larger to make the images.
+        background: grey value in [0, 1] around the bars.
+        absent: grey value in [0, 1] of steps that were not taken, and of what a bar lacks.
 
     Returns:
         Float in [0, 1], shape ``(B, 1 + 3 T, 3, H', W')``, ``W' = scale * W`` and
@@ -101,7 +107,7 @@ def step_tiles(images: Tensor, trace: StepTrace, *, scale: int = 3) -> Tensor:
     trace_boxes, counts = trace.boxes.cpu(), trace.counts.cpu()
     bar = _BAR * scale
     pad = draw_boxes(images, trace_boxes, counts, scale=scale)
-    strip = pad.new_ones(batch, 3, 2 * bar, size[1])
+    strip = pad.new_full((batch, 3, 2 * bar, size[1]), background)
     columns = [torch.cat([pad, strip], dim=-2)]
     colors = [pad.new_tensor(BOX_COLORS[t % len(BOX_COLORS)]) for t in range(steps)]
     taken = [(counts > t).to(pad.device) for t in range(steps)]
@@ -113,14 +119,14 @@ def step_tiles(images: Tensor, trace: StepTrace, *, scale: int = 3) -> Tensor:
         for b in range(batch):
             if t <= counts[b]:
                 length = round(size[1] * float(probs[b]))
-                bars[b, :, bar:] = _ABSENT
+                bars[b, :, bar:] = absent
                 bars[b, :, bar:, :length] = colors[t][:, None, None]
-        columns.append(torch.cat([_grey_out(canvas, taken[t]), bars], dim=-2))
+        columns.append(torch.cat([_blank(canvas, taken[t], absent), bars], dim=-2))
     for patches in (trace.glimpses, trace.decoded_glimpses):
         for t in range(steps):
-            tiles = as_tiles(patches[:, t], size, background=_ABSENT).to(pad)
+            tiles = as_tiles(patches[:, t], size, background=absent).to(pad)
             tiles = draw_frames(tiles, colors[t].expand(batch, 3), line=scale)
-            columns.append(torch.cat([_grey_out(tiles, taken[t]), strip], dim=-2))
+            columns.append(torch.cat([_blank(tiles, taken[t], absent), strip], dim=-2))
     return torch.stack(columns, dim=1)
 
 
@@ -142,6 +148,6 @@ def step_grid(images: Tensor, trace: StepTrace, *, scale: int = 3) -> Tensor:
     return image_grid(tiles.flatten(0, 1), columns=tiles.shape[1], padding=2 * scale)
 
 
-def _grey_out(tiles: Tensor, keep: Tensor) -> Tensor:
+def _blank(tiles: Tensor, keep: Tensor, grey: float) -> Tensor:
     """Tiles, but an even grey where ``keep`` is false, ``(B,)``."""
-    return torch.where(keep[:, None, None, None], tiles, tiles.new_tensor(_ABSENT))
+    return torch.where(keep[:, None, None, None], tiles, tiles.new_tensor(grey))
