@@ -4,11 +4,12 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from experiments.commands import data, doctor, evaluate, train
+from experiments.commands import data, doctor, evaluate, report, train
 
 COMMANDS = {
     "train": (train, "train a model (the default)"),
     "evaluate": (evaluate, "count accuracy and bounds of a trained model"),
+    "report": (report, "one HTML page about a run, or its pictures"),
     "data": (data, "make and describe a data set"),
     "doctor": (doctor, "check that a run would work, and change nothing"),
 }
