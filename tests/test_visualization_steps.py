@@ -18,7 +18,7 @@ from air.visualization import (
     walk_z_what,
     walk_z_where,
 )
-from tests.small import CONFIG, small_images, small_model
+from tests.small import CONFIG, finding_model, small_images, small_model
 
 H, W = CONFIG.canvas_size
 GREY = 0.92
@@ -26,10 +26,12 @@ GREY = 0.92
 
 @pytest.mark.parametrize("step_input", ["image", "difference", "difference-only"])
 def test_the_trace_is_the_reading_and_more(step_input):
-    model, images = small_model(step_input=step_input, continue_prob=0.6), small_images(6)
+    images = small_images(6)
+    model = finding_model(images, step_input=step_input)
     trace, reading = trace_steps(model, images), model.infer(images)
     assert torch.equal(trace.counts, reading.counts)
     present = reading.present
+    assert 0 < present.sum() < present.numel()
     torch.testing.assert_close(trace.boxes[present], reading.boxes[present])
     rows = torch.arange(6)
     torch.testing.assert_close(trace.canvases[rows, trace.counts], reading.canvas)
