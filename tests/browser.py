@@ -31,7 +31,6 @@ class Browser:
         self.timeout = timeout
         self.problems = []
         """What the page reported: exceptions, and messages of errors and warnings."""
-        self._events = []
         self._number = 0
         self._session = None
         self._buffer = b""
@@ -102,11 +101,13 @@ class Browser:
             deviceScaleFactor=1,
             mobile=False,
         )
-        self._events.clear()
-        self.call("Page.navigate", url=path.resolve().as_uri())
-        loaded = "Page.loadEventFired"
-        if not any(event["method"] == loaded for event in self._events):
-            self._wait(lambda found: found.get("method") == loaded, loaded)
+        url = path.resolve().as_uri()
+        self.call("Page.navigate", url=url)
+        deadline = time.monotonic() + self.timeout
+        while self._state() != [url, "complete"]:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{url} was not loaded in {self.timeout} s.")
+            time.sleep(0.02)
 
     def run(self, expression):
         """The value of a JavaScript expression, awaited if it is a promise."""
@@ -134,6 +135,13 @@ class Browser:
         os.close(self._read)
         self._home.cleanup()
 
+    def _state(self):
+        """Where the page is, and how far; None while one takes the place of another."""
+        try:
+            return self.run("[location.href, document.readyState]")
+        except RuntimeError:
+            return None
+
     def _wait(self, wanted, what):
         deadline = time.monotonic() + self.timeout
         while True:
@@ -156,7 +164,6 @@ class Browser:
         return json.loads(message)
 
     def _note(self, event):
-        self._events.append(event)
         method, params = event["method"], event.get("params", {})
         if method == "Runtime.exceptionThrown":
             self.problems.append(params["exceptionDetails"])

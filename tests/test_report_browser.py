@@ -79,7 +79,7 @@ def test_light_and_dark_differ(browser, page):
 
 
 def test_a_click_enlarges_a_picture_and_another_one_closes_it(browser, page):
-    browser.open(page, size=(700, 600))
+    browser.open(page, size=(500, 600))
     assert not browser.run("document.querySelector('dialog').open")
     browser.run("document.querySelector('.zoom').click()")
     assert browser.run("document.querySelector('dialog').open")

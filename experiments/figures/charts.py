@@ -36,10 +36,9 @@ def learning_curves(own: Curves, others: Sequence[Curves], theme: Theme) -> Figu
     lines: list[tuple[Curves, str, dict[str, Any]]] = [
         (own, "train", {"color": theme.other, "linewidth": 0.8, "label": "training"})
     ]
+    plural = "" if len(others) == 1 else "s"
     for i, run in enumerate(others):
-        label = (
-            {} if i else {"label": f"held out, {len(others)} other seed{'s'[: len(others) - 1]}"}
-        )
+        label = {} if i else {"label": f"held out, {len(others)} other seed{plural}"}
         lines.append((run, "held_out", {"color": theme.beside, "linewidth": 1.1, **label}))
     lines.append((own, "held_out", {"color": theme.strong, "linewidth": 2.0, "label": "held out"}))
     for run, split, style in lines:
@@ -55,7 +54,7 @@ def learning_curves(own: Curves, others: Sequence[Curves], theme: Theme) -> Figu
     dress(kl, theme, title="KL terms in training, nats")
     for panel in (accuracy, elbo, kl):
         panel.set_xlabel("training step")
-        panel.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        panel.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=[1, 2, 2.5, 5, 10]))
         panel.xaxis.set_major_formatter(FuncFormatter(lambda step, _: f"{step:,.0f}"))
         if panel.get_legend_handles_labels()[1]:
             panel.legend(frameon=False, fontsize=8.5, labelcolor=theme.text, loc="best")
@@ -114,14 +113,21 @@ def looks(maps: Tensor, numbers: Sequence[int], theme: Theme) -> Figure:
     size = 2.3 * maps.shape[1] / maps.shape[2]
     figure = new_figure(2.45 * len(maps) + 0.7, size + 0.3, theme, layout="constrained")
     panels = figure.subplots(1, len(maps), squeeze=False)[0]
-    finite = maps[maps.isfinite()]
-    top = max(float(finite.max()), 1e-6) if len(finite) else 1.0
+    # A step that found next to nothing is its few boxes, all bright: it does not set the scale.
+    common = [n > 0 and n >= max(numbers) / 100 for n in numbers]
+    top = max([float(m.max()) for m, shown in zip(maps, common, strict=True) if shown], default=1.0)
+    clipped = any(n and float(m.max()) > top for n, m in zip(numbers, maps, strict=True))
     shown = None
     for t, (panel, values, number) in enumerate(zip(panels, maps, numbers, strict=True)):
         dress(panel, theme, grid=False)
         color = BOX_COLORS[t % len(BOX_COLORS)]
         panel.set_title(f"object {t + 1}", color=theme.text, fontsize=9.5, loc="left")
-        panel.set_title(f"{number:,} scenes", color=theme.text, fontsize=8, loc="right")
+        panel.set_title(
+            f"{number:,} scene{'s' if number != 1 else ''}",
+            color=theme.text,
+            fontsize=8,
+            loc="right",
+        )
         panel.set_xticks([])
         panel.set_yticks([])
         panel.spines[:].set(visible=True, color=color, linewidth=2)
@@ -132,7 +138,11 @@ def looks(maps: Tensor, numbers: Sequence[int], theme: Theme) -> Figure:
             panel.text(0.5, 0.5, "never found", color=theme.text, ha="center", va="center",
                        transform=panel.transAxes, fontsize=9)  # fmt: skip
     if shown is not None:
-        bar = figure.colorbar(shown, cax=panels[-1].inset_axes((1.06, 0, 0.06, 1)))
+        bar = figure.colorbar(
+            shown,
+            cax=panels[-1].inset_axes((1.06, 0, 0.06, 1)),
+            extend="max" if clipped else "neither",
+        )
         bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.0f} %"))
         bar.ax.tick_params(colors=theme.text, labelsize=8, length=0)
         bar.outline.set_visible(False)
@@ -183,4 +193,13 @@ def _cell(x: int, y: int, color: str, strength: float) -> FancyBboxPatch:
 
 
 def _share(share: float) -> str:
-    return f"{100 * share:.1f} %" if share >= 0.001 else "< 0.1 %"
+    """A share that is not all is not called 100 %.
+
+    >>> _share(1.0), _share(0.9999), _share(0.984), _share(0.0001)
+    ('100 %', '> 99.9 %', '98.4 %', '< 0.1 %')
+    """
+    if share == 1:
+        return "100 %"
+    if not 0.001 <= share <= 0.999:
+        return "< 0.1 %" if share < 0.5 else "> 99.9 %"
+    return f"{100 * share:.1f} %"

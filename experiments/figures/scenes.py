@@ -98,7 +98,7 @@ def hardest(air: AIR, images: Tensor, elbos: Tensor, true: Tensor, theme: Theme)
         theme,
         rows=["input", "canvas"],
         notes=[
-            [f"{elbo:.0f} nats" for elbo in elbos.tolist()],
+            [f"{elbo:.0f} nats".replace("-", "−") for elbo in elbos.tolist()],
             [f"found {n}, true {m}" for n, m in zip(counts.tolist(), true.tolist(), strict=True)],
         ],
         gap=6,
