@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
@@ -161,13 +162,19 @@ def _line(panel: Axes, run: Curves, split: str, metric: str, **style: Any) -> No
     panel.plot(steps, values, **({"linewidth": 1.6, "marker": marker, "markersize": 4} | style))
 
 
+def _heights(panel: Axes) -> list[float]:
+    """Of all points of all lines."""
+    lines = [np.asarray(line.get_ydata(), dtype=float) for line in panel.get_lines()]
+    return np.concatenate([np.empty(0), *lines]).tolist()
+
+
 def _error(accuracy: float) -> float:
     """Accuracies are drawn as errors, on a log axis: 98 and 99 % are far apart there."""
     return max(1 - accuracy, 1e-3)
 
 
 def _accuracy_axis(panel: Axes) -> None:
-    heights = [float(y) for line in panel.get_lines() for y in line.get_ydata()]
+    heights = _heights(panel)
     low, high = max([*heights, 0.7]) * 1.05, min([*heights, 0.02]) * 0.8
     panel.set_yscale("log")
     panel.set_ylim(min(low, 1.05), high)
@@ -178,7 +185,7 @@ def _accuracy_axis(panel: Axes) -> None:
 
 def _elbo_axis(panel: Axes) -> None:
     """Leave out the first tenth of a run's values: they are far below and say little."""
-    heights = sorted(float(y) for line in panel.get_lines() for y in line.get_ydata())
+    heights = sorted(_heights(panel))
     if len(heights) > 1:
         low, high = heights[len(heights) // 10], heights[-1]
         margin = 0.06 * max(high - low, 1.0)
