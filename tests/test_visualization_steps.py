@@ -76,6 +76,18 @@ def test_boxes_appear_one_after_another_in_their_colors():
     assert not colored(tiles[0, 1], 0)[3:9, 2:7].any()
 
 
+def test_each_canvas_holds_the_objects_so_far():
+    model, images = small_model(), small_images(1)
+    canvases = torch.tensor([0.1, 0.2, 0.3, 0.4])[None, :, None, None, None]
+    trace = dataclasses.replace(
+        forced_trace(model, images, [3]), canvases=canvases.expand(1, 4, *CONFIG.image_shape)
+    )
+    tiles = step_tiles(images, trace, scale=1)
+    # A corner that no box reaches.
+    assert torch.equal(tiles[0, 0, 0, H - 1, 0], images[0, 0, H - 1, 0])
+    assert tiles[0, 1:4, 0, H - 1, 0].tolist() == pytest.approx([0.2, 0.3, 0.4])
+
+
 def test_steps_that_were_not_taken_are_grey():
     model, images = small_model(), small_images(3)
     tiles = step_tiles(images, forced_trace(model, images, [2, 0, 3]), scale=2)
