@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """Attend, Infer, Repeat from the command line; see ``python main.py --help``."""
 
 import sys

@@ -56,8 +56,12 @@ class AIRConfig:
     and the latents before. A memory can count: a number never seen is then a reason to stop."""
     lstm_size: int = 256
     """Size of the LSTM's hidden state."""
+    image_channels: tuple[int, ...] = ()
+    """Channels of convolutions of stride 2 between the image and the LSTM; none by default, as in
+    the paper. With few images they count better."""
     image_embedding: tuple[int, ...] = ()
-    """Hidden sizes of an MLP between the image and the LSTM; none by default."""
+    """Hidden sizes of an MLP between the image (or its convolutions) and the LSTM; none by
+    default."""
     predictor_hidden: tuple[int, ...] = (200,)
     """Hidden sizes of the step predictor."""
     encoder_hidden: tuple[int, ...] = (200,)
@@ -87,7 +91,13 @@ class AIRConfig:
             raise ValueError(
                 f"max_objects must be at most {_MOST_OBJECTS}, got {self.max_objects}."
             )
-        for name in ("image_embedding", "predictor_hidden", "encoder_hidden", "decoder_hidden"):
+        for name in (
+            "image_channels",
+            "image_embedding",
+            "predictor_hidden",
+            "encoder_hidden",
+            "decoder_hidden",
+        ):
             sizes = getattr(self, name)
             if len(sizes) > _MOST_LAYERS:
                 raise ValueError(

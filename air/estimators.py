@@ -8,7 +8,7 @@ baseline, a running mean) lives in it, not in the model.
 |---|---|---|
 | ``enumerate`` | nothing | the ELBO, exact in n |
 | ``reinforce`` | a baseline (optional) | the ELBO |
-| ``nvil`` | a baseline | the ELBO's direction: the score's part is rescaled |
+| ``nvil`` | a baseline | the ELBO, but that q(n)'s part is rescaled |
 | ``rloo`` | K >= 2 | the ELBO |
 | ``vimco`` | K >= 2 | the importance-weighted bound of K draws |
 | ``iw-enumerate`` | nothing | the importance-weighted bound, n summed out; q(n) by its own term |
@@ -209,9 +209,11 @@ class Reinforce(Estimator):
             predicted = self.baseline(batch.images.flatten(1), _context(output))
             error = (signal - predicted).square() * chain.reached
             signal, auxiliary = signal - predicted.detach(), error.sum(dim=-1).mean()
-        signal = self.normalise(signal * scale, chain.reached)
+        signal, rate = self.normalise(signal * scale, chain.reached)
         score = (signal * chain.reached * chain.log_q).sum(dim=-1)
-        return _objective(surrogate(chain.value, score), output, auxiliary)
+        # All of the decisions' gradient goes at one rate: the KL's part as well as the score's.
+        value = chain.value + (1 - rate) * (chain.kl_pres - chain.kl_pres.detach())
+        return _objective(surrogate(value, score), output, auxiliary)
 
     @torch.no_grad()
     def _update_statistics(self, returns: Tensor, reached: Tensor) -> None:
@@ -223,9 +225,9 @@ class Reinforce(Estimator):
         move_towards(self.return_mean, mean, self.decay)
         move_towards(self.return_sd, sd, self.decay)
 
-    def normalise(self, signal: Tensor, reached: Tensor) -> Tensor:
-        """Change the learning signal ``(K, B, T)``; not here."""
-        return signal
+    def normalise(self, signal: Tensor, reached: Tensor) -> tuple[Tensor, Tensor]:
+        """Change the learning signal ``(K, B, T)``, and say by which factor; not here."""
+        return signal, signal.new_ones(())
 
 
 class Nvil(Reinforce):
@@ -233,7 +235,8 @@ class Nvil(Reinforce):
 
     Neural variational inference and learning: Mnih and Gregor (2014), section 2.3 and
     algorithm 1. Dividing by the signal's running standard deviation, where that is above 1,
-    rescales the score's part of the gradient: its direction stays, its length does not.
+    rescales the gradient of q(n), with the part that is the analytic KL of n: its direction
+    stays, its length does not. (The score divided alone would be outweighed by the KL.)
 
     Args:
         config: of the model.
@@ -249,14 +252,15 @@ class Nvil(Reinforce):
         self.register_buffer("signal_mean", torch.zeros(()))
         self.register_buffer("signal_sd", torch.ones(()))
 
-    def normalise(self, signal: Tensor, reached: Tensor) -> Tensor:
+    def normalise(self, signal: Tensor, reached: Tensor) -> tuple[Tensor, Tensor]:
         """Centre the signal and divide it by its standard deviation, where above 1."""
-        normalised = (signal - self.signal_mean) / self.signal_sd.clamp(min=1)
+        rate = 1 / self.signal_sd.clamp(min=1)
+        normalised = (signal - self.signal_mean) * rate
         if self.training:
             mean, sd = masked_statistics(signal, reached, dim=(0, 1, 2))
             move_towards(self.signal_mean, mean, self.decay)
             move_towards(self.signal_sd, sd, self.decay)
-        return normalised
+        return normalised, rate
 
 
 class Rloo(Estimator):

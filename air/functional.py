@@ -66,6 +66,7 @@ def _can_use_onednn(input: Tensor, weight: Tensor) -> bool:
         and product_dtype(input) in (torch.float32, torch.bfloat16)
         and weight.numel() >= 4096  # below, the call costs more than the product
         and _ONEDNN_LINEAR is not None
+        and not torch.compiler.is_exporting()  # other runtimes do not know it
         and not torch._C._functorch.maybe_current_level()
     )
 

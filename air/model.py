@@ -1,11 +1,17 @@
 """AIR: the model that joins the two halves."""
 
 import dataclasses
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from air.config import AIRConfig, check_images
+from air.detections import Predictions
 from air.distributions import NumSteps
 from air.elbo import (
     count_posterior,
@@ -16,10 +22,21 @@ from air.elbo import (
 )
 from air.generative import BernoulliLikelihood, Canvas, GenerativeModel, NormalLikelihood
 from air.inference import InferenceNetwork
-from air.networks import MLP, GlimpseDecoder, GlimpseEncoder, ImageLSTM, StepPredictor
+from air.networks import (
+    MLP,
+    ConvEmbedding,
+    GlimpseDecoder,
+    GlimpseEncoder,
+    ImageLSTM,
+    StepPredictor,
+)
+from air.prediction import predict
+from air.preparation import Preparation
 from air.priors import Prior, PriorNetwork
+from air.shifts import move_back, move_images
 from air.spatial_transformer import boxes_in_pixels
 from air.types import AIROutput, CountPosterior, ImportanceBound, Inference, Rollout, Sample
+from air.weights import SavedModel, find_folder, load_folder, push_folder, save_folder
 
 __all__ = ["AIR"]
 
@@ -36,6 +53,8 @@ class AIR(nn.Module):
     Attributes:
         validate_args: whether images are checked for shape, range and NaN at each call. A
             training loop that has checked its data once may turn it off.
+        preparation: what :meth:`predict` does to images first; nothing by default. All other
+            methods take images as the model reads them.
 
     Example:
         >>> model = AIR(AIRConfig(canvas_size=(32, 40), glimpse_size=(16, 16)))
@@ -51,15 +70,19 @@ class AIR(nn.Module):
         config = AIRConfig() if config is None else config
         self.config = config
         self.validate_args = True
+        self.preparation = Preparation()
         channels, height, width = config.image_shape
         image_features = channels * height * width
-        embedding: nn.Module = nn.Identity()
+        layers: list[nn.Module] = []
+        if config.image_channels:
+            convolutions = ConvEmbedding(config.image_shape, config.image_channels)
+            layers, image_features = [convolutions], convolutions.features
         if config.image_embedding:
             *hidden, features = config.image_embedding
-            embedding = nn.Sequential(MLP(image_features, hidden, features), nn.ReLU())
+            layers += [MLP(image_features, hidden, features), nn.ReLU()]
             image_features = features
         self.inference = InferenceNetwork(
-            embedding=embedding,
+            embedding=nn.Sequential(*layers),
             lstm=ImageLSTM(
                 image_features,
                 3 + config.z_what_size,
@@ -111,6 +134,7 @@ class AIR(nn.Module):
         num_samples: int = 1,
         likelihood_sd: float | Tensor | None = None,
         detach_samples: bool = False,
+        shifts: Tensor | None = None,
     ) -> AIROutput:
         """Unroll once, as if every step were present, and evaluate every count.
 
@@ -120,15 +144,24 @@ class AIR(nn.Module):
             num_samples: K, independent rollouts of each image.
             likelihood_sd: another standard deviation of a pixel than the model's.
             detach_samples: let no gradient pass through the latents' draws.
+            shifts: infer each image from a view moved by so many pixels, ``(down, right)``, int64
+                ``(B, 2)``; see :mod:`air.shifts`. Everything is of the images themselves still.
 
         Raises:
-            ValueError: if the images do not fit the model, or ``num_samples`` is below 1.
+            ValueError: if the images or the shifts do not fit, or ``num_samples`` is below 1.
         """
         images = self.as_input(images)
         if num_samples < 1:
             raise ValueError(f"num_samples must be at least 1, got {num_samples}.")
+        if shifts is not None and (shifts.shape != (len(images), 2) or shifts.is_floating_point()):
+            raise ValueError(
+                f"shifts must be integer, one (down, right) an image: {(len(images), 2)}, "
+                f"got {shifts.dtype} {tuple(shifts.shape)}."
+            )
         prior = self.prior() if prior is None else prior
-        rollout, objects = self._unroll(images, prior, num_samples, detach_samples=detach_samples)
+        rollout, objects = self._unroll(
+            images, prior, num_samples, shifts, detach_samples=detach_samples
+        )
         log_likelihood = self.generative.log_likelihood(images, objects, likelihood_sd)
         counts = count_tensors(rollout, log_likelihood, prior)
         return AIROutput(
@@ -165,23 +198,158 @@ class AIR(nn.Module):
         return self.generative.sample(num_images, prior, num_objects)
 
     @torch.no_grad()
-    def infer(self, images: Tensor, *, batch_size: int = 500) -> Inference:
+    def infer(
+        self, images: Tensor, *, shifts: Tensor | None = None, batch_size: int = 500
+    ) -> Inference:
         """Read images: counts, boxes, appearances and reconstruction. Deterministic.
 
         Latents are taken at their means, the count at its most probable value.
 
         Args:
             images: ``(B, C, H, W)``, float in [0, 1] or uint8 (0 to 255).
+            shifts: ``(down, right)`` in pixels, int64 ``(S, 2)``, such as
+                :func:`air.shifts.shift_grid` makes. Each image is then read from each of these
+                views, and the reading of the highest ELBO is kept: fewer errors, S + 1 times the
+                work.
             batch_size: how many images are in work at a time; bounds the memory.
 
         Raises:
-            ValueError: if the images do not fit the model.
+            ValueError: if the images do not fit the model, or ``shifts`` are no list of shifts.
         """
-        parts = [self._infer(self.as_input(chunk)) for chunk in _chunks(images, batch_size)]
+        if shifts is not None and (
+            shifts.dim() != 2
+            or shifts.shape[1] != 2
+            or not len(shifts)
+            or shifts.is_floating_point()
+        ):
+            raise ValueError(
+                "shifts must be integer, (down, right) each: (S, 2) with S of at least 1, "
+                f"got {shifts.dtype} {tuple(shifts.shape)}."
+            )
+        parts = [self.read(self.as_input(chunk), shifts) for chunk in _chunks(images, batch_size)]
         fields = [field.name for field in dataclasses.fields(Inference)]
         return Inference(
             **{name: torch.cat([getattr(part, name) for part in parts]) for name in fields}
         )
+
+    def predict(
+        self,
+        images: Any,
+        *,
+        max_shift: int | None = None,
+        batch_size: int = 100,
+        tight_boxes: bool = True,
+        on_batch: Callable[[int], object] | None = None,
+    ) -> Predictions:
+        """Find the objects of images of any size, in the images' own pixels. Deterministic.
+
+        Images are made to fit the canvas as :attr:`preparation` says.
+
+        Args:
+            images: what :func:`air.images.as_images` reads (tensors, arrays, lists of them), or
+                a folder of images, or a list of files.
+            max_shift: each image is read from 25 views, moved by up to so many pixels of the
+                canvas, and the reading of the highest ELBO is kept (:mod:`air.shifts`): fewer
+                errors, 26 times the work. Default: an eighth of the canvas' shorter side. 0: one
+                view.
+            batch_size: how many images are in work at a time; bounds the memory. Files are read
+                when it is their turn, and not kept.
+            tight_boxes: boxes around what each object lights; else the boxes of
+                :meth:`infer`, which are some larger.
+            on_batch: called with the number of images done, after each batch.
+
+        Returns:
+            A sequence with one :class:`air.detections.Detections` an image.
+
+        Raises:
+            ValueError: if something is no image, or ``max_shift`` is negative.
+            FileNotFoundError: if a file or folder does not exist.
+        """
+        return predict(
+            self,
+            images,
+            max_shift=max_shift,
+            batch_size=batch_size,
+            tight_boxes=tight_boxes,
+            on_batch=on_batch,
+        )
+
+    @classmethod
+    def from_pretrained(cls, name_or_folder: str | os.PathLike[str]) -> Self:
+        """Load a trained model, on the CPU and in evaluation mode.
+
+        Args:
+            name_or_folder: a folder made by :meth:`save_pretrained`; the name of a model that
+                comes with the package (:func:`air.weights.shipped_models`); or ``owner/model`` on
+                the Hugging Face hub, with the extra ``hub`` installed.
+
+        Raises:
+            FileNotFoundError: if there is no such model, or one of its files is missing.
+            ValueError: if its files cannot be read, or do not fit each other.
+            ImportError: if the hub is needed and ``huggingface_hub`` is not installed.
+
+        Example:
+            >>> AIR.from_pretrained("multi-mnist").config.canvas_size
+            (50, 50)
+        """
+
+        def shapes_of(config: AIRConfig) -> dict[str, tuple[int, ...]]:
+            with torch.device("meta"):  # without making them
+                state = cls(config).state_dict()
+            return {name: tuple(tensor.shape) for name, tensor in state.items()}
+
+        saved = load_folder(find_folder(name_or_folder), shapes_of)
+        model = cls(saved.config)
+        model.load_state_dict(saved.tensors)
+        model.preparation = saved.preparation
+        return model.eval()
+
+    def save_pretrained(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        card: str = "",
+        half: bool = False,
+        overwrite: bool = False,
+    ) -> None:
+        """Save configuration, preparation and weights, in the layout of the Hugging Face hub.
+
+        Each file is written under another name first, then renamed: a crash leaves no half file.
+
+        Args:
+            folder: made if it does not exist.
+            card: notes for the model's card, Markdown: what it was trained on, how good it is.
+            half: save the weights in half precision, in half the space. They are float32 again
+                when loaded.
+            overwrite: whether a model that is there already may be replaced.
+
+        Raises:
+            FileExistsError: if the folder holds a model and ``overwrite`` is not given.
+            ValueError: if a weight is too large for half precision.
+        """
+        saved = SavedModel(
+            config=self.config, preparation=self.preparation, tensors=self.state_dict()
+        )
+        save_folder(saved, folder, card=card, half=half, overwrite=overwrite)
+
+    def push_to_hub(self, name: str, *, card: str = "", private: bool = False) -> str:
+        """Upload to the Hugging Face hub, with the extra ``hub`` installed and logged in there.
+
+        Args:
+            name: ``owner/model``.
+            card: notes for the model's card.
+            private: whether a repository that is made anew shall be private.
+
+        Returns:
+            The address of the upload.
+
+        Raises:
+            ImportError: if ``huggingface_hub`` is not installed.
+            ValueError: if the name is none of the hub's.
+        """
+        with tempfile.TemporaryDirectory() as temporary:
+            self.save_pretrained(temporary, card=card, overwrite=True)
+            return push_folder(Path(temporary), name, private=private)
 
     @torch.no_grad()
     def log_likelihood(
@@ -192,6 +360,7 @@ class AIR(nn.Module):
         *,
         samples_at_once: int = 10,
         likelihood_sd: float | Tensor | None = None,
+        shifts: Tensor | None = None,
     ) -> ImportanceBound:
         """A lower bound of log p(x), importance-weighted, with n summed out exactly.
 
@@ -203,11 +372,14 @@ class AIR(nn.Module):
             prior: default: the model's own.
             samples_at_once: how many rollouts of each image are in memory at a time.
             likelihood_sd: another standard deviation of a pixel than the model's.
+            shifts: propose from a moved view of each image, as in :meth:`forward`.
 
         Raises:
             ValueError: if the images do not fit the model, or ``num_samples`` is below 1.
         """
-        weights, _ = self._weigh(images, num_samples, prior, samples_at_once, likelihood_sd)
+        weights, _ = self._weigh(
+            images, num_samples, prior, samples_at_once, likelihood_sd=likelihood_sd, shifts=shifts
+        )
         return importance_bound(weights.logsumexp(dim=-1))
 
     @torch.no_grad()
@@ -219,6 +391,7 @@ class AIR(nn.Module):
         *,
         samples_at_once: int = 10,
         likelihood_sd: float | Tensor | None = None,
+        shifts: Tensor | None = None,
     ) -> CountPosterior:
         """p(n | x) of the model, by importance weighting, beside the network's q(n | x).
 
@@ -231,18 +404,21 @@ class AIR(nn.Module):
             prior: default: the model's own.
             samples_at_once: how many rollouts of each image are in memory at a time.
             likelihood_sd: another standard deviation of a pixel than the model's.
+            shifts: propose from a moved view of each image, as in :meth:`forward`.
 
         Raises:
             ValueError: if the images do not fit the model, or ``num_samples`` is below 1.
         """
         return count_posterior(
-            *self._weigh(images, num_samples, prior, samples_at_once, likelihood_sd)
+            *self._weigh(
+                images,
+                num_samples,
+                prior,
+                samples_at_once,
+                likelihood_sd=likelihood_sd,
+                shifts=shifts,
+            )
         )
-
-    @property
-    def max_objects(self) -> int:
-        """T, the most objects that can be found."""
-        return self.config.max_objects
 
     def _weigh(
         self,
@@ -250,7 +426,7 @@ class AIR(nn.Module):
         num_samples: int,
         prior: Prior | None,
         samples_at_once: int,
-        likelihood_sd: float | Tensor | None,
+        **options: Any,
     ) -> tuple[Tensor, Tensor]:
         """Log weights and log q(n), by count, of K rollouts: ``(K, B, T + 1)`` each."""
         images = self.as_input(images)
@@ -263,31 +439,78 @@ class AIR(nn.Module):
         weights, log_q = [], []
         for start in range(0, num_samples, samples_at_once):
             chunk = min(samples_at_once, num_samples - start)
-            output = self(images, prior, num_samples=chunk, likelihood_sd=likelihood_sd)
+            output = self(images, prior, num_samples=chunk, **options)
             weights.append(log_weights_by_count(output.rollout, output.counts, prior))
             log_q.append(output.counts.log_q)
         return torch.cat(weights), torch.cat(log_q)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.generative.prior.z_where_mean.device
+
+    @property
+    def max_objects(self) -> int:
+        """T, the most objects that can be found."""
+        return self.config.max_objects
+
     def _unroll(
-        self, images: Tensor, prior: Prior, num_samples: int = 1, **options: bool
+        self,
+        images: Tensor,
+        prior: Prior,
+        num_samples: int = 1,
+        shifts: Tensor | None = None,
+        **options: bool,
     ) -> tuple[Rollout, Tensor]:
         """The rollout, and its objects ``(K, B, T, C, H, W)``."""
+        seen = images if shifts is None else move_images(images, shifts)
         if self.config.step_input == "image":
-            rollout = self.inference(images, prior.z_where, num_samples, **options)
-            return rollout, self.generative.render(rollout.z_where, rollout.z_what)
-        canvas = Canvas(self.generative)
-        rollout = self.inference(
-            images, prior.z_where, num_samples, add_object=canvas.add, **options
-        )
-        return rollout, canvas.objects
+            rollout = self.inference(seen, prior.z_where, num_samples, **options)
+        else:
+            canvas = Canvas(self.generative)
+            rollout = self.inference(
+                seen, prior.z_where, num_samples, add_object=canvas.add, **options
+            )
+            if shifts is None:
+                return rollout, canvas.objects
+        if shifts is not None:
+            rollout = move_back(rollout, shifts, self.config.canvas_size)
+        return rollout, self.generative.render(rollout.z_where, rollout.z_what)
 
-    def _infer(self, images: Tensor) -> Inference:
-        rollout, objects = self._unroll(images, self.prior(), use_means=True)
+    def _best_shifts(self, images: Tensor, shifts: Tensor) -> Tensor:
+        """Of S shifts the one of the highest ELBO at the means, for each image: ``(B, 2)``.
+
+        The means and no draw, so that the choice depends on the image alone: only then is the
+        posterior that it makes one.
+        """
+        prior = self.prior()
+        best = images.new_full((len(images),), float("-inf"))
+        chosen = shifts[:1].expand(len(images), 2)
+        for shift in shifts:
+            rollout, objects = self._unroll(
+                images, prior, shifts=shift.expand(len(images), 2), use_means=True
+            )
+            counts = count_tensors(rollout, self.generative.log_likelihood(images, objects), prior)
+            elbo = elbo_parts(counts).elbo[0]
+            chosen = torch.where((elbo > best)[:, None], shift, chosen)
+            best = torch.maximum(elbo, best)
+        return chosen
+
+    def read(self, images: Tensor, shifts: Tensor | None = None) -> Inference:
+        """:meth:`infer` of one batch as it is: nothing checked, nothing converted.
+
+        Args:
+            images: ``(B, C, H, W)``, float in [0, 1], of the weights' type.
+            shifts: as in :meth:`infer`.
+        """
+        if shifts is not None:
+            shifts = self._best_shifts(images, shifts.to(images.device))
+        rollout, objects = self._unroll(images, self.prior(), shifts=shifts, use_means=True)
         objects = objects[0]
         num_steps = NumSteps(rollout.continue_logits[0], validate_args=False)
         z_where, z_what = rollout.z_where[0], rollout.z_what[0]
         counts = num_steps.mode
-        rows = torch.arange(len(images), device=images.device)
+        rows = torch.arange(images.shape[0], device=images.device)  # not len: it exports
         present = torch.arange(self.max_objects, device=images.device) < counts[:, None]
         absent = ~present.unsqueeze(-1)
         return Inference(
@@ -300,6 +523,7 @@ class AIR(nn.Module):
             z_what=z_what.masked_fill(absent, float("nan")),
             canvas=self.generative.canvases(objects)[rows, counts],
             objects=objects * present[:, :, None, None, None],
+            shifts=counts.new_zeros(images.shape[0], 2) if shifts is None else shifts,
         )
 
     def as_input(self, images: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from air.functional import linear, lstm_gates
 __all__ = [
     "MLP",
     "BaselineMLP",
+    "ConvEmbedding",
     "GlimpseDecoder",
     "GlimpseEncoder",
     "ImageLSTM",
@@ -54,6 +55,30 @@ class MLP(nn.Sequential):
         for layer in hidden:
             features = linear(features, layer.weight, layer.bias, relu=True)
         return linear(features, last.weight, last.bias).to(last.weight.dtype)
+
+
+class ConvEmbedding(nn.Sequential):
+    """Convolutions of stride 2 with ReLU, so that the LSTM sees parts of objects, not pixels.
+
+    Args:
+        image_shape: ``(C, H, W)``.
+        channels: of each layer; kernels are 5 x 5 in the first two, 3 x 3 after.
+    """
+
+    def __init__(self, image_shape: tuple[int, int, int], channels: Sequence[int]) -> None:
+        layers: list[nn.Module] = [nn.Unflatten(1, image_shape)]
+        size_in, height, width = image_shape
+        for number, size_out in enumerate(channels):
+            kernel = 5 if number < 2 else 3
+            layers += [nn.Conv2d(size_in, size_out, kernel, 2, kernel // 2), nn.ReLU()]
+            size_in, height, width = size_out, (height + 1) // 2, (width + 1) // 2
+        super().__init__(*layers, nn.Flatten())
+        self.features = size_in * height * width
+        """Size of what comes out."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """``(B, features)`` from flattened images ``(B, C * H * W)``."""
+        return super().forward(input)
 
 
 class GlimpseEncoder(nn.Module):

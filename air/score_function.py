@@ -53,7 +53,9 @@ class Chain:
         )
         kl_latents = z_pres * (counts.kl_z_where + counts.kl_z_what)
         log_likelihood = counts.log_likelihood.gather(-1, n.unsqueeze(-1))
-        self.value = log_likelihood.squeeze(-1) - (kl_pres + kl_latents).sum(dim=-1)
+        self.kl_pres = kl_pres.sum(dim=-1)
+        """KL of the decisions taken, a part of the bound: ``(K, B)``."""
+        self.value = log_likelihood.squeeze(-1) - self.kl_pres - kl_latents.sum(dim=-1)
         """The bound at this n, with the KL of each decision analytic: ``(K, B)``."""
         # The KL of decision t itself does not depend on how it falls: it is not to go.
         later_kl_pres = _suffix_sum(kl_pres) - kl_pres

@@ -167,6 +167,9 @@ class Inference:
     """Reconstruction from the first ``counts`` objects: ``(B, C, H, W)``."""
     objects: Tensor
     """Each object placed on a canvas of its own: ``(B, T, C, H, W)``."""
+    shifts: Tensor
+    """The view each image was read from, ``(down, right)`` in pixels; 0 is the image itself:
+    int64 ``(B, 2)``."""
 
     @property
     def present(self) -> Tensor:
@@ -238,7 +241,10 @@ class Objective:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Evaluation:
-    """How well a model reads a labelled set of images. Means over the images, in nats."""
+    """How well a model reads a set of images. Means over the images, in nats.
+
+    Where the true counts are unknown, both accuracies are NaN and the confusion has no row.
+    """
 
     num_images: int
     """Number of images evaluated."""
@@ -250,6 +256,8 @@ class Evaluation:
     """Share of images whose count is right at the posterior's mode, as ``infer`` reads it."""
     confusion: Tensor
     """Images by true count (rows) and mode (columns): int64 ``(M + 1, T + 1)``."""
+    inferred_counts: Tensor
+    """Images by mode: int64 ``(T + 1,)``."""
     elbo: float
     """ELBO, exact in n, at one draw of the latents an image."""
     log_likelihood: float
@@ -267,4 +275,5 @@ class Evaluation:
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain data, ready for JSON."""
-        return {**vars(self), "confusion": self.confusion.tolist()}
+        lists = {name: getattr(self, name).tolist() for name in ("confusion", "inferred_counts")}
+        return {**vars(self), **lists}

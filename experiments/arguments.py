@@ -6,8 +6,7 @@ import math
 from air import AIRConfig
 from air.estimators import ESTIMATORS
 from air.schedules import Constant, parse_schedule
-from experiments.datasets import DATASETS
-from experiments.datasets.sources import check_dataset
+from experiments.datasets.sources import check_dataset, describe_names
 from experiments.guard import parse_on_nan
 from experiments.objective import PRECISIONS
 
@@ -27,7 +26,7 @@ def add_own_arguments(parser: argparse.ArgumentParser) -> None:
         "--dataset",
         metavar="NAME",
         default="multi-mnist",
-        help=f"one of: {', '.join(DATASETS)}, or shards:FOLDER (default: %(default)s)",
+        help=f"one of: {describe_names()} (default: %(default)s)",
     )
     add_data_arguments(data)
     data.add_argument(
@@ -64,6 +63,25 @@ def add_own_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=defaults.z_what_size,
         help="dimensions of an object's appearance (default: %(default)s)",
+    )
+    scale = model.add_mutually_exclusive_group()
+    scale.add_argument(
+        "--z-where-mean",
+        metavar="S,X,Y",
+        help="prior mean of an object's scale and place; the scale is some 0.9 times canvas over "
+        "object size (default: what the data set comes with, or estimated from the images)",
+    )
+    scale.add_argument(
+        "--object-size",
+        metavar="PIXELS",
+        type=float,
+        help="longer side of a typical object, after images were made smaller: says the scale",
+    )
+    model.add_argument(
+        "--z-where-sd",
+        metavar="S,X,Y",
+        help="prior standard deviations of an object's scale and place "
+        "(default: what the data set comes with, or estimated, else 0.2,1,1)",
     )
     for half in ("encoder", "decoder"):
         model.add_argument(
@@ -167,6 +185,21 @@ def add_own_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def parse_three(name: str, text: str) -> tuple[float, float, float]:
+    """Three numbers with commas between them.
+
+    Raises:
+        ValueError: if it is anything else.
+    """
+    try:
+        s, x, y = (float(part) for part in text.split(","))
+    except ValueError as error:
+        raise ValueError(f"{name} must be three numbers, such as 3,0,0; got {text!r}.") from error
+    if not all(map(math.isfinite, (s, x, y))):
+        raise ValueError(f"{name} must be finite, got {text!r}.")
+    return s, x, y
+
+
 def add_data_arguments(parser: argparse._ActionsContainer) -> None:
     """Add the flags that say where data is found and kept."""
     parser.add_argument(
@@ -254,6 +287,11 @@ def check_arguments(args: argparse.Namespace) -> None:
             "'checkpoint_every' must be a multiple of 'test_log_every', but current values "
             f"are {args.checkpoint_every} and {args.test_log_every}."
         )
+    for name in ("z_where_mean", "z_where_sd"):
+        if (text := getattr(args, name)) is not None:
+            parse_three(name, text)
+    if args.object_size is not None and not 0 < args.object_size < math.inf:
+        raise ValueError(f"object_size must be above 0 pixels, got {args.object_size}.")
     if args.learn_continue_prob_from is not None and args.learn_continue_prob_from < 0:
         raise ValueError(
             f"learn_continue_prob_from must be at least 0, got {args.learn_continue_prob_from}."

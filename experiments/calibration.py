@@ -105,6 +105,7 @@ def calibrate(
     num_objects: Tensor,
     *,
     num_samples: int = 100,
+    shifts: Tensor | None = None,
     batch_size: int = 100,
     on_batch: Callable[[int], object] | None = None,
 ) -> dict[str, Calibration]:
@@ -115,6 +116,7 @@ def calibrate(
         images: ``(N, C, H, W)``, float in [0, 1] or uint8.
         num_objects: true counts, int64 ``(N,)``.
         num_samples: K.
+        shifts: views to choose from, as :meth:`AIR.infer` takes them.
         batch_size: scenes in work at a time.
         on_batch: called with the number of scenes done, after each batch.
 
@@ -126,8 +128,10 @@ def calibrate(
     """
     parts: dict[str, list[Tensor]] = {name: [] for name in TITLES}
     for chunk in images.split(batch_size):
-        posterior = air.count_posterior(chunk, num_samples)
-        parts["means"].append(air.infer(chunk).count_probs)
+        reading = air.infer(chunk, shifts=shifts, batch_size=batch_size)
+        view = None if shifts is None else reading.shifts
+        posterior = air.count_posterior(chunk, num_samples, shifts=view)
+        parts["means"].append(reading.count_probs)
         parts["q"].append(posterior.q_probs)
         parts["p"].append(posterior.probs)
         if on_batch is not None:

@@ -3,13 +3,18 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
-from experiments.commands import data, doctor, evaluate, report, train
+from air import __version__
+from experiments.commands import data, doctor, evaluate, export, predict, report, sample, train
 
 COMMANDS = {
     "train": (train, "train a model (the default)"),
     "evaluate": (evaluate, "count accuracy and bounds of a trained model"),
     "report": (report, "one HTML page about a run, or its pictures"),
+    "predict": (predict, "find the objects of your images"),
+    "sample": (sample, "draw scenes from a trained model"),
+    "export": (export, "write a trained model to share, or as ONNX"),
     "data": (data, "make and describe a data set"),
     "doctor": (doctor, "check that a run would work, and change nothing"),
 }
@@ -17,13 +22,15 @@ COMMANDS = {
 
 def make_parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
+    program = "air" if Path(sys.argv[0]).stem == "air" else "python main.py"
     parser = argparse.ArgumentParser(
-        prog="python main.py",
+        prog=program,
         description="Attend, Infer, Repeat: count, find and describe objects without labels.",
-        epilog="'python main.py' alone is 'python main.py train'. "
-        "'python main.py COMMAND --help' explains a command.",
+        epilog=f"'{program}' alone is '{program} train'. "
+        f"'{program} COMMAND --help' explains a command.",
         allow_abbrev=False,
     )
+    parser.add_argument("--version", action="version", version=f"air {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, (module, summary) in COMMANDS.items():
         command = commands.add_parser(
@@ -37,19 +44,30 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _complete(parser: argparse.ArgumentParser) -> None:
+    """Answer the shell, where it asks for completions and argcomplete is installed."""
+    try:
+        import argcomplete
+    except ImportError:
+        return
+    argcomplete.autocomplete(parser)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit status, 2 for what the caller can mend."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    if not argv or (argv[0].startswith("-") and argv[0] not in ("-h", "--help")):
+    if not argv or (argv[0].startswith("-") and argv[0] not in ("-h", "--help", "--version")):
         argv.insert(0, "train")
-    args = make_parser().parse_args(argv)
+    parser = make_parser()
+    _complete(parser)
+    args = parser.parse_args(argv)
     # What was needed to get here is no setting of the command's.
     module, _ = COMMANDS[vars(args).pop("command")]
     try:
         if prepare := getattr(module, "prepare", None):
             args = prepare(args, argv[1:])
         return module.run(args)
-    except (ValueError, OSError, FloatingPointError) as error:
+    except (ValueError, OSError, FloatingPointError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -17,6 +17,7 @@ from experiments.boilr_model import AIRModel
 from experiments.determinism import make_deterministic
 from experiments.ensemble import StackedLoader, StackedStep
 from experiments.experiment import AIRExperiment
+from experiments.models import preparation_of
 from experiments.runs import Run
 from experiments.state import machine
 from experiments.step import make_step
@@ -202,6 +203,7 @@ class EnsembleTrainer:
             if last or step % args.checkpoint_every == 0:
                 model.checkpoint(str(seed.folder.checkpoint_folder), args.keep_checkpoint_max)
             if last:
+                model.air.preparation = preparation_of(args.dataset, model.air.config.channels)
                 save_pretrained(model.air, seed.folder.pretrained_folder)
         model.train()
 

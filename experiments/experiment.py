@@ -20,9 +20,13 @@ from experiments.arguments import (
     check_numbers,
     complete_help,
     parse_sizes,
+    parse_three,
 )
 from experiments.boilr_model import AIRModel
-from experiments.datasets.sources import folder_name, z_where_mean
+from experiments.datasets.object_scale import scale_prior
+from experiments.datasets.scenes import DataSplits
+from experiments.datasets.sharded_scenes import ShardedSplits
+from experiments.datasets.sources import estimate_prior, folder_name, known_prior
 from experiments.loaders import SceneManager
 from experiments.objective import make_objective
 from experiments.pictures import save_reconstructions, save_samples
@@ -129,8 +133,15 @@ class AIRExperiment(boilr.VAEExperimentManager):
         """Steps that the run will take: those of ``max_steps`` or ``max_epochs``."""
         return min(self.args.max_steps, self.args.max_epochs * len(self.dataloaders.train))
 
+    @property
+    def is_counted(self) -> bool:
+        """Whether the number of objects is known of every scene, so that accuracy has a meaning."""
+        return self.dataloaders.is_counted
+
     def _make_model(self) -> AIRModel:
-        config = make_config(self.args, tuple(self.dataloaders.data_shape), self.num_steps)
+        shape = tuple(self.dataloaders.data_shape)
+        complete_prior(self.args, self.dataloaders.splits, shape)
+        config = make_config(self.args, shape, self.num_steps)
         air = AIR(config)
         # The data is checked here, once, and not again at every step: uint8 images of one shape.
         for loader in (self.dataloaders.train, self.dataloaders.test):
@@ -165,7 +176,7 @@ class AIRExperiment(boilr.VAEExperimentManager):
             x: images, uint8 or float in [0, 1], ``(B, C, H, W)``.
             y: numbers of objects, int64 ``(B,)``.
         """
-        labels = None if y is None else y.to(self.device)
+        labels = None if y is None or not self.is_counted else y.to(self.device)
         model, scheduled, step = self.model, self.scheduled, self.model.global_step
         continue_prob: float | Tensor
         likelihood_sd: float | Tensor | None
@@ -242,12 +253,14 @@ class AIRExperiment(boilr.VAEExperimentManager):
         evaluation = evaluate(
             self.model.air,
             loader.images[own],
-            loader.num_objects[own],
+            loader.num_objects[own] if self.is_counted else None,
             num_samples=iw_samples,
             batch_size=args.test_batch_size if not iw_samples else 100,
         )
         metrics = evaluation.to_dict()
-        left_out = {"confusion", "num_images", "num_samples"}
+        left_out = {"confusion", "inferred_counts", "num_images", "num_samples"}
+        if not self.is_counted:
+            left_out |= {"count_accuracy", "count_accuracy_mode"}
         if not iw_samples:
             left_out |= {"log_likelihood_bound", "ess"}
         return distributed.average_metrics(
@@ -273,6 +286,7 @@ def make_config(args: argparse.Namespace, data_shape: tuple[int, ...], num_steps
         num_steps: steps of the run; the model keeps what a schedule ends with.
     """
     channels, height, width = data_shape
+    mean, sd = _z_where_prior(args, (height, width))
     return AIRConfig(
         canvas_size=(height, width),
         channels=channels,
@@ -285,8 +299,65 @@ def make_config(args: argparse.Namespace, data_shape: tuple[int, ...], num_steps
         likelihood=args.likelihood,
         likelihood_sd=parse_schedule(args.likelihood_sd)(num_steps),
         continue_prob=parse_schedule(args.continue_prob)(num_steps),
-        z_where_mean=z_where_mean(args.dataset),
+        z_where_mean=mean,
+        z_where_sd=sd,
     )
+
+
+def complete_prior(
+    args: argparse.Namespace, splits: DataSplits | ShardedSplits, data_shape: tuple[int, ...]
+) -> None:
+    """Set the prior of z_where among the settings where neither these nor the data set say it.
+
+    It is estimated from the images then, and told; so it is among the settings that a run keeps,
+    and need not be estimated again to continue it.
+
+    Raises:
+        ValueError: if no object stands out from the background.
+    """
+    said = args.z_where_mean or args.object_size
+    if known_prior(args.dataset) is not None or (said and args.z_where_sd):
+        return
+    if said:
+        args.z_where_sd = _to_text((0.2, 1.0, 1.0))
+        return
+    assert isinstance(splits, DataSplits)
+    try:
+        prior = estimate_prior(splits)
+    except ValueError as error:
+        raise ValueError(f"{splits.name}: {error} Give --object-size.") from error
+    args.z_where_mean = _to_text(prior.mean)
+    args.z_where_sd = args.z_where_sd or _to_text(prior.sd)
+    if distributed.is_main():
+        print(
+            f"Prior of z_where: {prior.source}: --z-where-mean {args.z_where_mean} "
+            f"--z-where-sd {args.z_where_sd}"
+        )
+        if prior.doubt:
+            print(f"warning: {prior.doubt}. Or give --object-size.", file=sys.stderr)
+
+
+def _z_where_prior(
+    args: argparse.Namespace, canvas: tuple[int, int]
+) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    """Mean and standard deviation: from the settings, else from the data set."""
+    mean = sd = None
+    if args.z_where_mean is not None:
+        mean = parse_three("z_where_mean", args.z_where_mean)
+    elif args.object_size is not None:
+        mean = (scale_prior(canvas, args.object_size)[0], 0.0, 0.0)
+    if args.z_where_sd is not None:
+        sd = parse_three("z_where_sd", args.z_where_sd)
+    if mean is None or sd is None:
+        known = known_prior(args.dataset)
+        if known is None:
+            raise ValueError(f"the settings of {args.dataset} lack z_where_mean and z_where_sd.")
+        mean, sd = mean or known.mean, sd or known.sd
+    return mean, sd
+
+
+def _to_text(three: tuple[float, float, float]) -> str:
+    return ",".join(f"{value:g}" for value in three)
 
 
 def _scheduled_or_own(scheduled: float | Tensor, own: Tensor) -> Tensor:

@@ -146,6 +146,8 @@ class SceneManager(boilr.data.BaseDatasetManager):
                 f"{len(self.splits.held_out)} held-out scenes are too few for "
                 f"{distributed.world_size()} processes to judge by: start fewer."
             )
+        self.is_counted = self.splits.train.is_counted and self.splits.held_out.is_counted
+        """Whether the number of objects is known of every scene."""
         super().__init__(cfg, cuda=device.type == "cuda", device=device)
 
     def _make_datasets(self, cfg: argparse.Namespace, **kwargs: Any) -> tuple[Any, Scenes]:

@@ -37,7 +37,14 @@ from air import AIR
 from air.types import Inference
 from experiments.datasets import Scenes
 
-__all__ = ["BoxScores", "Localisation", "MaskScores", "format_localisation", "localise"]
+__all__ = [
+    "BoxScores",
+    "Localisation",
+    "MaskScores",
+    "check_boxes",
+    "format_localisation",
+    "localise",
+]
 
 VISIBLE = 0.2
 """A pixel belongs to an object where the object alone is at least that bright, of 1. Chosen on
@@ -88,8 +95,8 @@ class Localisation:
 def localise(
     air: AIR,
     scenes: Scenes,
-    masks: Tensor | None = None,
     *,
+    shifts: Tensor | None = None,
     batch_size: int = 500,
     on_batch: Callable[[int], object] | None = None,
 ) -> Localisation:
@@ -97,39 +104,56 @@ def localise(
 
     Args:
         air: a trained model.
-        scenes: with true boxes.
-        masks: true masks, bool ``(N, M, H, W)``, if they are known.
+        scenes: with true boxes; their masks are scored where they are known.
+        shifts: views to choose from, as :meth:`AIR.infer` takes them.
         batch_size: scenes in work at a time.
         on_batch: called with the number of scenes done, after each batch.
 
     Raises:
-        ValueError: if the images do not fit the model, or a package is missing.
+        ValueError: if the images do not fit the model, a true box is unknown, or a package is
+            missing.
     """
+    check_boxes(scenes)
     device = next(air.parameters()).device
     found: list[tuple[Tensor, ...]] = []
     aris: list[float] = []
     coverings: list[float] = []
     for start in range(0, len(scenes), batch_size):
         part = scenes[start : start + batch_size]
-        reading = air.infer(part.images.to(device), batch_size=batch_size)
+        reading = air.infer(part.images.to(device), shifts=shifts, batch_size=batch_size)
         found.append(_found_boxes(reading, air.config.canvas_size))
-        if masks is not None:
+        if scenes.masks is not None:
             visible = reading.objects.amax(dim=2).cpu()
-            true = masks[start : start + batch_size].cpu()
+            true = part.instance_masks()
             aris += foreground_ari(true, segments(visible))
             coverings += covering(true, visible >= VISIBLE)
         if on_batch is not None:
             on_batch(len(part))
     window, tight, scores, present = (torch.cat(tensors) for tensors in zip(*found, strict=True))
     empty = scenes.num_objects.cpu() == 0
+    mask_scores = MaskScores(ari=_mean(aris), covering=_mean(coverings))
     return Localisation(
         num_scenes=len(scenes),
         num_without_objects=int(empty.sum()),
         found_without_objects=_mean(present[empty].any(dim=-1).tolist()),
         window=score_boxes(window, scores, present, scenes),
         tight=score_boxes(tight, scores, present, scenes),
-        masks=None if masks is None else MaskScores(ari=_mean(aris), covering=_mean(coverings)),
+        masks=None if scenes.masks is None else mask_scores,
     )
+
+
+def check_boxes(scenes: Scenes) -> None:
+    """Check that the true boxes of all scenes are known.
+
+    Raises:
+        ValueError: if they are not.
+    """
+    known = int(scenes.boxes.isfinite().all(dim=-1).sum())
+    if not scenes.is_counted or known < int(scenes.num_objects.sum()):
+        raise ValueError(
+            f"--localisation needs the true boxes of {scenes.name}, which are not known of all of "
+            "its scenes. Images of one's own get them from a COCO file."
+        )
 
 
 def score_boxes(boxes: Tensor, scores: Tensor, present: Tensor, scenes: Scenes) -> BoxScores:

@@ -14,13 +14,34 @@ from numpy.typing import NDArray
 from experiments.files import DamagedFileError
 from experiments.safe_pickle import Array, read_pickle
 
-__all__ = ["parse_array", "parse_objects", "read_members"]
+__all__ = ["member_names", "parse_array", "parse_objects", "read_members"]
 
 _COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _MAX_RATIO = 250
 _FREE_BYTES = 64 << 20
 """A file may unpack to this in any case, and else to 250 times its size. Scenes of sparse digits
 are 20 to 40 times as large unpacked, and a zip bomb 1000 times."""
+
+
+def member_names(path: Path) -> list[str]:
+    """Names of the arrays that an archive says it holds; nothing is unpacked.
+
+    Raises:
+        OSError: if it cannot be read.
+        DamagedFileError: if it is no such archive.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = sorted(archive.namelist())
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        raise DamagedFileError(f"{path} is damaged or no archive of arrays ({error}).") from error
+    except (EOFError, MemoryError, NotImplementedError, ValueError, zipfile.BadZipFile) as error:
+        raise DamagedFileError(f"{path} is damaged or no archive of arrays ({error}).") from error
+    if not names or not all(name.endswith(".npy") for name in names):
+        raise DamagedFileError(f"{path} holds {', '.join(names)[:200] or 'nothing'}, not arrays.")
+    return [name.removesuffix(".npy") for name in names]
 
 
 def read_members(path: Path, names: list[str]) -> dict[str, bytearray]:

@@ -29,6 +29,7 @@ from experiments.determinism import make_deterministic
 from experiments.experiment import AIRExperiment
 from experiments.guard import NonFiniteError, NonFiniteGuard, parse_on_nan
 from experiments.locks import RunLock
+from experiments.models import preparation_of
 from experiments.progress import Progress, Window, collect, restore
 from experiments.resume import changed_settings, check_weights, read_settings
 from experiments.runs import Run
@@ -190,7 +191,9 @@ class Trainer(boilr.Trainer):
                 held_out = self._train(signals)
             if self.run_folder and self.stopped_by is None:
                 folder = self.run_folder.pretrained_folder
-                save_pretrained(self.experiment.model.air, folder, overwrite=True)
+                air = self.experiment.model.air
+                air.preparation = preparation_of(self.experiment.args.dataset, air.config.channels)
+                save_pretrained(air, folder, overwrite=True)
             return held_out
         finally:
             self.close()
@@ -362,9 +365,11 @@ class Trainer(boilr.Trainer):
 
 
 def _postfix(metrics: dict[str, float]) -> str:
+    accuracy = metrics.get("count_accuracy")  # unknown of images without labels
     return (
-        f"ELBO {metrics['elbo']:.1f}, accuracy {metrics['count_accuracy']:.1%}, "
-        f"{metrics['images_per_s']:,.0f} images/s"
+        f"ELBO {metrics['elbo']:.1f}, "
+        + (f"accuracy {accuracy:.1%}, " if accuracy is not None else "")
+        + f"{metrics['images_per_s']:,.0f} images/s"
     )
 
 

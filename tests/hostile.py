@@ -16,15 +16,20 @@ import struct
 import sys
 import tempfile
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 
 from air import AIR, AIRConfig
 from air.checkpoint import from_pretrained, save_pretrained
 from experiments.boilr_folder import read_config, read_log
 from experiments.checkpoints import load_checkpoint, save_checkpoint
+from experiments.datasets.folder import load_folder, parse_folder
+from experiments.datasets.image_files import read_array, read_image, read_size
+from experiments.datasets.image_labels import read_coco, read_counts
 from experiments.datasets.mnist import read_idx
 from experiments.datasets.multiobject import read_multiobject
 from experiments.datasets.scenes import DataSplits, load_splits, save_splits
@@ -124,6 +129,30 @@ def make_idx(folder):
     (folder / "idx").write_bytes(b"\0\0\x08\x02" + struct.pack(">II", 2, 3) + b"abcdef")
 
 
+def make_picture(folder, name="a.png"):
+    pixels = np.arange(12 * 10 * 3, dtype=np.uint8).reshape(12, 10, 3)
+    Image.fromarray(pixels).save(folder / name)
+
+
+def make_array(folder):
+    np.save(folder / "a.npy", np.arange(60, dtype=np.uint8).reshape(3, 5, 4))
+
+
+def make_images(folder):
+    images = np.arange(4 * 9 * 8, dtype=np.uint16).astype(np.uint8).reshape(4, 9, 8)
+    np.savez_compressed(folder / "x.npz", images=images, num_objects=np.array([0, 1, 2, 1]))
+
+
+def make_counts(folder):
+    (folder / "counts.csv").write_text("file,count\na.png,2\nb.png,0\n")
+
+
+def make_coco(folder):
+    boxes = [{"image_id": 1, "bbox": [0, 0, 2, 2], "category_id": 3}]
+    images = [{"id": 1, "file_name": "a.png"}, {"id": 2, "file_name": "b.png"}]
+    (folder / "a.json").write_text(json.dumps({"images": images, "annotations": boxes}))
+
+
 def make_lock(folder):
     content = {"host": "elsewhere", "pid": 1, "started": None}
     (folder / "lock.json").write_text(json.dumps(content))
@@ -131,6 +160,7 @@ def make_lock(folder):
 
 @entry("pretrained weights", "model.safetensors", make_pretrained)
 @entry("pretrained config", "config.json", make_pretrained)
+@entry("pretrained preparation", "preprocessor_config.json", make_pretrained)
 def open_pretrained(folder):
     return from_pretrained(folder)
 
@@ -177,6 +207,44 @@ def open_splits(folder):
 @entry("digits", "idx", make_idx)
 def open_idx(folder):
     return read_idx(folder / "idx")
+
+
+@entry("picture", "a.png", make_picture)
+@entry("photograph", "a.png", lambda folder: make_jpeg(folder))
+@entry("scan", "a.png", lambda folder: make_tiff(folder))
+def open_picture(folder):
+    height, width = read_size(folder / "a.png")
+    return read_image(folder / "a.png", (min(height, 50), min(width, 50)))
+
+
+def make_jpeg(folder):
+    make_picture(folder, "a.jpg")
+    (folder / "a.jpg").rename(folder / "a.png")  # what a file is called means nothing
+
+
+def make_tiff(folder):
+    make_picture(folder, "a.tif")
+    (folder / "a.tif").rename(folder / "a.png")
+
+
+@entry("array", "a.npy", make_array)
+def open_array(folder):
+    return read_array(folder / "a.npy")
+
+
+@entry("images", "x.npz", make_images)
+def open_images(folder):
+    return load_folder(parse_folder(f"folder:{folder / 'x.npz'}"))
+
+
+@entry("counts", "counts.csv", make_counts)
+def open_counts(folder):
+    return read_counts(folder / "counts.csv", ["a.png", "b.png"])
+
+
+@entry("annotations", "a.json", make_coco)
+def open_coco(folder):
+    return read_coco(folder / "a.json", ["a.png", "b.png"])
 
 
 @entry("lock", "lock.json", make_lock)
@@ -336,7 +404,7 @@ def archives():
     split_names = [
         f"{split}_{field}"
         for split in ("train", "held_out")
-        for field in ("images", "num_objects", "classes", "boxes", "name")
+        for field in ("images", "num_objects", "classes", "boxes", "masks", "name")
     ] + ["name", "checksum"]
     unpacked = 250 << 20
 
@@ -352,7 +420,8 @@ def archives():
                 file.writestr(name, b"")
         return content.getvalue()
 
-    for kind, members in (("multiobject", names), ("data set", split_names)):
+    own = ["images", "num_objects"]
+    for kind, members in (("multiobject", names), ("data set", split_names), ("images", own)):
         yield f"{kind}: shape of 2^40", archive([(f"{name}.npy", huge) for name in members])
         yield f"{kind}: zip bomb", bomb([f"{name}.npy" for name in members])
         outside = [(f"{name}.npy", huge) for name in members] + [("../canary", b"x")]
@@ -389,9 +458,48 @@ def archives():
     yield "idx of 2^60", b"\0\0\x08\x02" + b"\xff" * 8 + b"x"
 
 
+def pictures():
+    """Pictures that unpack to too much, or whose parts point anywhere."""
+
+    def png(width, height, *chunks):
+        parts = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)), *chunks]
+        return b"\x89PNG\r\n\x1a\n" + b"".join(
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+            for kind, data in [*parts, (b"IEND", b"")]
+        )
+
+    rows = zlib.compress(bytes(250 << 20), 1)
+    pixels = (b"IDAT", rows)
+    yield "2^31 wide", png((1 << 31) - 1, (1 << 31) - 1, pixels)
+    yield "16 000 wide", png(16_000, 16_000, pixels)
+    yield "no pixels", png(0, 0, pixels)
+    yield "more data than pixels", png(4, 4, pixels)
+    yield "text that unpacks", png(4, 4, (b"zTXt", b"a\0\0" + rows), pixels)
+    yield "profile that unpacks", png(4, 4, (b"iCCP", b"a\0\0" + rows), pixels)
+    yield "2^32 frames", png(4, 4, (b"acTL", b"\xff" * 8), pixels)
+
+    def tiff(*entries, end=0):
+        body = b"".join(struct.pack("<HHII", *entry) for entry in entries)
+        directory = struct.pack("<H", len(entries)) + body + struct.pack("<I", end)
+        return b"II*\0" + struct.pack("<I", 8) + directory + bytes(64)
+
+    size = [(256, 4, 1, 8), (257, 4, 1, 8), (258, 3, 1, 8), (262, 3, 1, 1), (277, 3, 1, 1)]
+    strip = [(273, 4, 1, 8), (278, 4, 1, 8), (279, 4, 1, 64)]
+    yield "directories in a circle", tiff(*size, *strip, end=8)
+    yield "2^32 wide", tiff((256, 4, 1, 0xFFFFFFFF), (257, 4, 1, 0xFFFFFFFF), *size[2:], *strip)
+    yield "strip at 2^32", tiff(*size, (273, 4, 1, 0xFFFFFFFF), *strip[1:])
+    yield "2^30 strips", tiff(*size, (273, 4, 1 << 30, 8), *strip[1:])
+    yield "2^32 samples", tiff(*size[:4], (277, 3, 0x7FFFFFFF, 1), *strip)
+    start = b"\xff\xd8\xff\xc0\x00\x11\x08\xff\xff\xff\xff\x03\x01\x22\0\x02\x11\1\x03\x11\1"
+    yield "JPEG, 65 535 wide", start + b"\xff\xda"
+    yield "EPS", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(canary) (w) file\n"
+    yield "CSV of one cell", b"file,count\n" + b'"' * 1_000_001
+    yield "CSV of many lines", b"file,count\n" + b"a,1\n" * 300_000
+
+
 def corpus():
     """All of it, by name."""
-    for source in (pickles, headers, texts, archives):
+    for source in (pickles, headers, texts, archives, pictures):
         for name, content in source():
             yield f"{source.__name__}: {name}", content
 
@@ -456,8 +564,17 @@ FITTING = {
         "run settings",
         "metrics",
         "lock",
+        "annotations",
     },
-    "archives": {"multiobject", "data set", "checkpoint weights", "boilr checkpoint", "digits"},
+    "archives": {
+        "multiobject",
+        "data set",
+        "images",
+        "checkpoint weights",
+        "boilr checkpoint",
+        "digits",
+    },
+    "pictures": {"picture", "counts"},
 }
 """Which entries read what kind of file; the others see a few of them only."""
 

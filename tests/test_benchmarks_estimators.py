@@ -1,6 +1,7 @@
 """The estimators' benchmark: its arithmetic, what it keeps, and what it makes of it."""
 
 import json
+import signal
 import sys
 
 import pytest
@@ -377,6 +378,19 @@ def test_another_error_is_no_result(arguments, tmp_path, monkeypatch):
     breaks_at(monkeypatch, 2, poison=False, error=RuntimeError("out of memory"))
     with pytest.raises(RuntimeError, match="out of memory"):
         main(arguments("curves", *CURVES, "--estimators", "enumerate"))
+    assert not records(tmp_path, "curves")
+
+
+def test_an_interrupted_run_is_no_result(arguments, tmp_path, monkeypatch, capsys):
+    forward_pass = AIRExperiment.forward_pass
+
+    def interrupted(self, x, y=None):
+        if self.model.global_step == 5:
+            signal.raise_signal(signal.SIGTERM)
+        return forward_pass(self, x, y)
+
+    monkeypatch.setattr(AIRExperiment, "forward_pass", interrupted)
+    assert main(arguments("curves", *CURVES, "--estimators", "enumerate")) == 130
     assert not records(tmp_path, "curves")
 
 

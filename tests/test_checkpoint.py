@@ -22,7 +22,8 @@ def test_round_trip(saved):
     assert not loaded.training
     images = small_images().round()
     assert loaded.infer(images).count_probs.equal(model.infer(images).count_probs)
-    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
+    names = ["README.md", "config.json", "model.safetensors", "preprocessor_config.json"]
+    assert sorted(path.name for path in folder.iterdir()) == names
 
 
 def test_nothing_is_overwritten_unasked(saved):
@@ -86,7 +87,7 @@ def flip(path, at, bit=1):
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("file", ["model.safetensors", "config.json"])
+@pytest.mark.parametrize("file", ["model.safetensors", "config.json", "preprocessor_config.json"])
 def test_a_flipped_bit_anywhere_is_no_other_model(saved, file):
     model, folder = saved
     good = (folder / file).read_bytes()
@@ -98,6 +99,7 @@ def test_a_flipped_bit_anywhere_is_no_other_model(saved, file):
             pass
         else:  # such as a blank in the JSON
             assert loaded.config == model.config
+            assert loaded.preparation == model.preparation
             for name, tensor in model.state_dict().items():
                 assert torch.equal(tensor, loaded.state_dict()[name]), name
         (folder / file).write_bytes(good)

@@ -17,6 +17,7 @@ from PIL import Image
 import experiments.datasets as datasets
 from experiments.datasets import (
     DATASETS,
+    DataSplits,
     Digits,
     MNISTUnavailable,
     Scenes,
@@ -115,6 +116,7 @@ def test_scenes_are_sliced_together(small):
         assert torch.equal(part.num_objects, scenes.num_objects[rows])
         assert torch.equal(part.classes, scenes.classes[rows])
         assert torch.equal(part.boxes.nan_to_num(-1), scenes.boxes[rows].nan_to_num(-1))
+        assert torch.equal(part.masks, scenes.masks[rows])
 
 
 def test_a_number_is_no_slice(small):
@@ -145,6 +147,9 @@ def test_checksums_are_those_of_the_bytes(small):
         ("classes", torch.tensor([[-1, -1], [-1, 1], [1, 1]]), "scene 1 of test"),
         ("boxes", torch.zeros(3, 1, 4), "boxes of test"),
         ("boxes", torch.zeros(3, 2, 4), "scene 0 of test"),
+        ("masks", torch.zeros(3, 2, 4, 2, dtype=torch.uint8), "masks of test"),
+        ("masks", torch.zeros(3, 2, 4, 1), "masks of test"),
+        ("masks", torch.ones(3, 2, 4, 1, dtype=torch.uint8), "scene 0 of test"),
     ],
 )
 def test_scenes_that_contradict_themselves_are_refused(field, value, message):
@@ -162,6 +167,47 @@ def test_label_above_max_objects_is_refused():
     check_max_objects(scenes, 3)
     with pytest.raises(ValueError, match=r"scene 2 of test holds 2.*3 of 5.*--max-objects to 3"):
         check_max_objects(scenes, 1)
+
+
+def test_masks_say_which_digit_lights_which_pixel(small):
+    scenes = small.train[:100]
+    masks = scenes.instance_masks()
+    assert masks.shape == (100, 2, 50, 50)
+    assert masks.dtype == torch.bool
+    assert torch.equal(masks.any(dim=1), scenes.images[:, 0] > 0)
+    for mask, box, count in zip(masks, scenes.boxes, scenes.num_objects, strict=True):
+        for i in range(2):
+            rows, columns = mask[i].nonzero(as_tuple=True)
+            assert (len(rows) > 0) == (i < count)
+            if i < count:
+                extent = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+                assert box[i].tolist() == [float(edge) for edge in extent]
+
+
+def test_masks_are_packed_as_documented():
+    scenes = dataclasses.replace(
+        scenes_of([1]), masks=torch.tensor([[[[0b10010000], [0], [0], [0]], [[0]] * 4]]).byte()
+    )
+    assert scenes.instance_masks()[0, 0].nonzero().tolist() == [[0, 0], [0, 3]]
+    with pytest.raises(ValueError, match="masks of test are unknown"):
+        scenes_of([1]).instance_masks()
+
+
+def test_what_is_unknown_may_stay_so(tmp_path):
+    scenes = scenes_of([0, 1, 2])
+    unknown = dataclasses.replace(
+        scenes, classes=torch.full((3, 2), -1), boxes=torch.full((3, 2, 4), torch.nan)
+    )
+    assert unknown.is_counted
+    uncounted = dataclasses.replace(unknown, num_objects=torch.full((3,), -1))
+    assert not uncounted.is_counted
+    check_max_objects(uncounted, 1)
+    splits = DataSplits(train=uncounted, held_out=uncounted[:1], name="x")
+    save_splits(splits, tmp_path / "x.npz")
+    loaded = load_splits(tmp_path / "x.npz")
+    assert loaded.train.num_objects.tolist() == [-1, -1, -1]
+    assert loaded.train.masks is None
+    assert len(loaded.held_out) == 1
 
 
 # Files of scenes
@@ -184,6 +230,7 @@ def test_saved_scenes_are_read_back_without_pickles(small, tmp_path):
         assert torch.equal(ours.num_objects, theirs.num_objects)
         assert torch.equal(ours.classes, theirs.classes)
         assert torch.equal(ours.boxes.nan_to_num(-1), theirs.boxes.nan_to_num(-1))
+        assert torch.equal(ours.masks, theirs.masks)
 
 
 def damage_cut(path, small):
@@ -615,17 +662,27 @@ def test_names_and_settings():
         "multi-mnist-0-1-3": 3,
         "multi-mnist-2": 2,
         "multi-mnist-3": 3,
+        "multi-mnist-small": 2,
+        "multi-mnist-small-9-18": 2,
+        "multi-dsprites": 2,
+        "multi-dsprites-9-18": 2,
     }
     assert {name: spec.max_count for name, spec in DATASETS.items()} == most
     for name, spec in DATASETS.items():
         assert spec.name == name
         assert "\n" not in spec.description
-        assert (spec.canvas_size, spec.channels) == ((50, 50), 1)
-        assert spec.z_where_mean == (3.0, 0.0, 0.0)
+        assert spec.channels == (3 if "dsprites" in name else 1)
+        if "small" in name or "dsprites" in name:
+            assert spec.canvas_size == (64, 64)
+        else:  # results are known with these
+            assert spec.canvas_size == (50, 50)
+            assert (spec.z_where_mean, spec.z_where_sd) == ((3.0, 0.0, 0.0), (0.2, 1.0, 1.0))
+    small = DATASETS["multi-mnist-small"]
+    assert (small.z_where_mean, small.z_where_sd) == ((4.5, 0.0, 0.0), (0.2, 1.0, 1.0))
 
 
 def test_unknown_name_is_refused(tmp_path):
-    expected = "unknown data set 'dsprites'. Expected one of: multi-mnist, multi-mnist-0-1-3"
+    expected = "unknown data set 'dsprites'. Expected one of: multi-mnist, multi-mnist-pyro"
     with pytest.raises(ValueError, match=re.escape(expected)):
         load_dataset("dsprites", data_root=tmp_path)
 

@@ -330,6 +330,23 @@ def test_nvil_is_reinforce_while_its_statistics_are_neutral(model, images):
     torch.testing.assert_close(scaled["generative.decoder"], plain["generative.decoder"])
 
 
+def test_nvil_divides_all_of_the_counts_gradient(model, images):
+    """The KL of n as well as the score: divided alone, the score would be too little against it."""
+    nvil, draws = make("nvil"), 3000
+    nvil.signal_sd.fill_(5.0)
+    output = model(images, model.prior(1e-12))  # such that the KL matters
+    logits = output.rollout.continue_logits
+    (exact,) = torch.autograd.grad(exact_loss(nvil, output, model), logits, retain_graph=True)
+    many = repeat(output, draws)
+    torch.manual_seed(3)
+    loss = objective(nvil, many, model, images).loss
+    (grad,) = torch.autograd.grad(loss, many.rollout.continue_logits)
+    grad = draws * grad.unflatten(1, (draws, len(images)))[0]
+    error = grad.std(dim=0) / math.sqrt(draws)
+    assert ((grad.mean(dim=0) - exact[0] / 5).abs() < 4 * error).all()
+    assert ((grad.mean(dim=0) - exact[0]).abs() > 4 * error).any()
+
+
 def test_nvil_statistics_follow_the_signal(images):
     estimator = make_estimator("nvil", CONFIG, num_samples=20)
     with torch.no_grad():

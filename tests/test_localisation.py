@@ -1,12 +1,15 @@
 import builtins
+import dataclasses
 import json
 
 import pytest
 import torch
 
 from experiments.datasets import Scenes
+from experiments.datasets.scenes import pack_masks
 from experiments.localisation import (
     VISIBLE,
+    check_boxes,
     covering,
     foreground_ari,
     format_localisation,
@@ -163,12 +166,14 @@ def test_a_model_that_draws_the_truth():
         num_objects=reading.counts,
         classes=torch.where(exists, 0, -1),
         boxes=torch.where(exists[..., None], tight_boxes(drawn)[:, :most], NAN),
+        masks=torch.from_numpy(pack_masks((drawn[:, :most] >= VISIBLE).numpy())),
         name="its own",
     )
-    model.as_input = lambda _: images  # not their roundings
+    parts = iter(images.split(5))
+    model.as_input = lambda _: next(parts)  # not their roundings
     done = []
-    result = localise(model, scenes, drawn[:, :most] >= VISIBLE, on_batch=done.append)
-    assert done == [12]
+    result = localise(model, scenes, batch_size=5, on_batch=done.append)
+    assert done == [5, 5, 2]
     assert result.tight.iou == pytest.approx(1)
     assert result.tight.ap == pytest.approx(1)
     assert result.masks.covering == pytest.approx(1)
@@ -188,6 +193,18 @@ def test_scenes_without_objects_are_counted(tmp_path):
     save_localisation(small_model(), scenes, tmp_path / "picture.png")
     assert (tmp_path / "picture.png").stat().st_size > 200
     assert CONFIG.canvas_size == tuple(scenes.images.shape[2:])
+
+
+def test_unknown_boxes_are_refused():
+    known = scenes_of([[SQUARE], []])
+    check_boxes(known)
+    no_boxes = dataclasses.replace(known, boxes=torch.full_like(known.boxes, NAN))
+    no_counts = dataclasses.replace(
+        no_boxes, num_objects=torch.tensor([-1, 0]), classes=torch.full_like(known.classes, -1)
+    )
+    for scenes in (no_boxes, no_counts):
+        with pytest.raises(ValueError, match="needs the true boxes of squares"):
+            localise(small_model(), scenes)
 
 
 @pytest.mark.parametrize("package", ["torchmetrics.detection", "scipy.optimize"])

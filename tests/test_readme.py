@@ -1,9 +1,15 @@
 """The README's commands are the ones that are run, and its code runs."""
 
 import re
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
+
+import air
+from air import AIR
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -19,11 +25,14 @@ def test_ci_runs_the_readme_command():
 
 @pytest.mark.parametrize("text", [text for kind, text in BLOCKS if kind == "python"])
 def test_python_blocks_run(text, tmp_path, monkeypatch):
-    from air import AIR
-    from air.checkpoint import save_pretrained
-
-    save_pretrained(AIR(), tmp_path / "output" / "first" / "model")
+    AIR().save_pretrained(tmp_path / "output" / "first" / "model")
+    (tmp_path / "my" / "images").mkdir(parents=True)
+    for number in range(4):
+        page = np.full((40, 50), 255, np.uint8)
+        page[5 : 15 + number, 8:18] = 0
+        Image.fromarray(page).save(tmp_path / "my" / "images" / f"{number}.png")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(air, "fit", partial(air.fit, num_steps=2))  # as it is, but for the time
     exec(compile(text, "README.md", "exec"), {})
 
 
@@ -34,13 +43,13 @@ def test_python_blocks_run(text, tmp_path, monkeypatch):
         for kind, text in BLOCKS
         if kind == "bash"
         for line in text.splitlines()
-        if line.startswith("python main.py")
+        if line.startswith(("python main.py", "air "))
     ],
 )
 def test_command_lines_parse(line):
     from experiments.cli import make_parser
 
-    arguments = line.split()[2:] or ["train"]
+    arguments = line.removeprefix("python main.py").removeprefix("air").split() or ["train"]
     if "--help" not in arguments:
         make_parser().parse_args(arguments)
 

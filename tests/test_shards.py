@@ -12,7 +12,7 @@ from experiments.cli import main
 from experiments.datasets import DamagedFileError
 from experiments.datasets.sharded_scenes import ShardedScenes, open_shards
 from experiments.datasets.shards import read_index, verify_shards, write_shards
-from experiments.datasets.sources import check_dataset, folder_name, open_dataset, z_where_mean
+from experiments.datasets.sources import check_dataset, folder_name, known_prior, open_dataset
 from experiments.experiment import AIRExperiment
 from experiments.loaders import SceneManager
 from experiments.shard_loader import ShardLoader
@@ -312,8 +312,8 @@ def test_an_index_that_lies_about_the_shards_is_found(folder):
 def test_names_of_data_sets(folder, tmp_path):
     name = f"shards:{folder}"
     check_dataset(name)
-    assert z_where_mean(name) == (2.5, 0.1, 0.2)
-    assert z_where_mean("multi-mnist") == (3.0, 0.0, 0.0)
+    assert known_prior(name).mean == (2.5, 0.1, 0.2)
+    assert known_prior("multi-mnist").mean == (3.0, 0.0, 0.0)
     assert (folder_name(name), folder_name("multi-mnist")) == ("shards-tiny", "multi-mnist")
     assert len(open_dataset(name).train) == 23
     with pytest.raises(FileNotFoundError, match="holds no index"):

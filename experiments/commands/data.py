@@ -18,17 +18,32 @@ from experiments.datasets import (
     DatasetSpec,
     DataSplits,
     Scenes,
-    cache_path,
-    load_dataset,
+    find_spec,
 )
+from experiments.datasets.multiobject import write_multiobject
 from experiments.datasets.scenes import write_atomically
-from experiments.datasets.sharded_scenes import PREFIX
 from experiments.datasets.shards import check_writable, read_index, verify_shards, write_shards
+from experiments.datasets.sources import (
+    FOLDER,
+    SHARDS,
+    ScalePrior,
+    cached_file,
+    describe_names,
+    estimate_prior,
+    folder_name,
+    known_prior,
+    open_dataset,
+)
 
 __all__ = ["add_arguments", "run"]
 
 _PICTURE_SCENES = 48
 _PICTURE_COLUMNS = 8
+_OTHERS = {
+    "scenes:KEY=VALUE,...": "scenes made to order, as scenes:canvas=100,max_objects=6,noise=0.05",
+    "folder:PATH": "your own images: PNG, JPEG, TIFF, .npy, .npz",
+    "shards:FOLDER": "what --write-shards wrote",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,8 +52,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "name",
         nargs="?",
         metavar="NAME",
-        help=f"data set to make and describe, one of: {', '.join(sorted(DATASETS))}; "
-        "shards:FOLDER to check every file of a folder of shards; without it, list them",
+        help=f"data set to make and describe, one of: {describe_names()}; the last checks every "
+        "file of a folder of shards; without it, list them",
     )
     parser.add_argument(
         "--data-root",
@@ -68,6 +83,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "must not exist, or be empty",
     )
     parser.add_argument(
+        "--write-multiobject",
+        type=Path,
+        metavar="PATH.npz",
+        help="write the data set as the package multiobject reads it; must not exist",
+    )
+    parser.add_argument(
         "--shard-size",
         type=int,
         default=8192,
@@ -88,8 +109,8 @@ def run(args: argparse.Namespace) -> int:
     try:
         if args.name is None:
             _list_datasets(as_json=args.json)
-        elif args.name.startswith(PREFIX):
-            _verify_shards(args.name.removeprefix(PREFIX), as_json=args.json)
+        elif args.name.startswith(SHARDS):
+            _verify_shards(args.name.removeprefix(SHARDS), as_json=args.json)
         else:
             _describe(args)
     except (OSError, ValueError) as error:
@@ -106,6 +127,8 @@ def _list_datasets(*, as_json: bool) -> None:
     for spec in DATASETS.values():
         default = " (default)" if spec.name == DEFAULT_DATASET else ""
         print(f"{spec.name:<{width}}  {spec.description}{default}")
+    for name, description in _OTHERS.items():
+        print(f"{name:<{width}}  {description}")
 
 
 def _describe(args: argparse.Namespace) -> None:
@@ -114,12 +137,16 @@ def _describe(args: argparse.Namespace) -> None:
         check_writable(args.write_shards, args.shard_size)
     if args.picture is not None:
         _check_picture(args.picture, default=_default_picture(args.name, args.data_root))
+    if args.write_multiobject is not None:
+        _check_npz(args.write_multiobject)
     start = time.perf_counter()
-    splits = load_dataset(args.name, data_root=args.data_root, mnist_root=args.mnist_root)
+    splits = open_dataset(args.name, data_root=args.data_root, mnist_root=args.mnist_root)
+    assert isinstance(splits, DataSplits)
     seconds = time.perf_counter() - start
-    cache = cache_path(splits.name, args.data_root)
+    cache = cached_file(splits.name, args.data_root)
+    estimated = _estimate(splits)
     description = {
-        **_facts(DATASETS[splits.name]),
+        **_facts_of(splits, estimated),
         "requested": args.name,
         "image_shape": list(splits.train.images.shape[1:]),
         "train": _describe_scenes(splits.train),
@@ -127,9 +154,12 @@ def _describe(args: argparse.Namespace) -> None:
         "pixel_sum": splits.pixel_sum,
         "sha256": splits.sha256,
         "mean_object_size": _mean_object_size(splits),
+        "estimate": None if estimated is None else estimated.source,
+        "doubt": None if estimated is None else estimated.doubt,
         "cache": str(cache) if cache.is_file() else None,
         "picture": _save_picture(splits, args),
         "shards": _write_shards(splits, args),
+        "multiobject": _write_multiobject(splits, args),
         "seconds": round(seconds, 2),
     }
     if args.json:
@@ -141,15 +171,41 @@ def _describe(args: argparse.Namespace) -> None:
 def _write_shards(splits: DataSplits, args: argparse.Namespace) -> str | None:
     if args.write_shards is None:
         return None
+    prior = known_prior(splits.name) or estimate_prior(splits)
     write_shards(
         args.write_shards,
         name=splits.name,
         train=[splits.train],
         held_out=[splits.held_out],
-        z_where_mean=DATASETS[splits.name].z_where_mean,
+        z_where_mean=prior.mean,
+        z_where_sd=prior.sd,
         shard_size=args.shard_size,
     )
     return str(args.write_shards)
+
+
+def _write_multiobject(splits: DataSplits, args: argparse.Namespace) -> str | None:
+    if args.write_multiobject is None:
+        return None
+    _check_npz(args.write_multiobject)  # it may have come into being since
+    write_multiobject(splits, args.write_multiobject)
+    return str(args.write_multiobject)
+
+
+def _check_npz(path: Path) -> None:
+    if path.suffix != ".npz":
+        raise ValueError(f"--write-multiobject {path} must end in .npz: that is what is written.")
+    if path.exists():
+        raise ValueError(f"--write-multiobject {path} exists. Remove it or give another name.")
+
+
+def _estimate(splits: DataSplits) -> ScalePrior | None:
+    """The prior that the images alone suggest; None if nothing stands out in them."""
+    try:
+        return estimate_prior(splits)
+    except ValueError as error:
+        print(f"warning: {error}", file=sys.stderr)
+        return None
 
 
 def _verify_shards(folder: str, *, as_json: bool) -> None:
@@ -180,14 +236,33 @@ def _facts(spec: DatasetSpec) -> dict[str, Any]:
         "canvas_size": list(spec.canvas_size),
         "channels": spec.channels,
         "z_where_mean": list(spec.z_where_mean),
+        "z_where_sd": list(spec.z_where_sd),
+    }
+
+
+def _facts_of(splits: DataSplits, estimated: ScalePrior | None) -> dict[str, Any]:
+    """The same of a data set that is at hand, whatever it is."""
+    if not splits.name.startswith(FOLDER):
+        return _facts(find_spec(splits.name))
+    channels, height, width = splits.train.images.shape[1:]
+    return {
+        "name": splits.name,
+        "description": "your own images",
+        "max_count": splits.train.max_count if splits.train.is_counted else None,
+        "canvas_size": [height, width],
+        "channels": channels,
+        "z_where_mean": None if estimated is None else list(estimated.mean),
+        "z_where_sd": None if estimated is None else list(estimated.sd),
     }
 
 
 def _describe_scenes(scenes: Scenes) -> dict[str, Any]:
-    per_count = scenes.num_objects.bincount(minlength=scenes.max_count + 1)
+    per_count = None
+    if scenes.is_counted:
+        per_count = scenes.num_objects.bincount(minlength=scenes.max_count + 1).tolist()
     return {
         "scenes": len(scenes),
-        "scenes_per_count": per_count.tolist(),
+        "scenes_per_count": per_count,
         "pixel_sum": scenes.pixel_sum,
         "sha256": scenes.sha256,
     }
@@ -195,7 +270,7 @@ def _describe_scenes(scenes: Scenes) -> dict[str, Any]:
 
 def _mean_object_size(splits: DataSplits) -> list[float] | None:
     """Mean width and height in pixels; None if there is no object."""
-    boxes = torch.cat([splits.train.boxes, splits.held_out.boxes]).flatten(0, 1)
+    boxes = torch.cat([half.boxes.flatten(0, 1) for half in (splits.train, splits.held_out)])
     boxes = boxes[boxes.isfinite().all(dim=1)]
     if len(boxes) == 0:
         return None
@@ -204,7 +279,7 @@ def _mean_object_size(splits: DataSplits) -> list[float] | None:
 
 
 def _default_picture(name: str, data_root: Path | None) -> Path:
-    return cache_path(name, data_root).with_name(f"{name}.png")
+    return cached_file(name, data_root).with_name(f"{folder_name(name)}.png")
 
 
 def _check_picture(path: Path, *, default: Path) -> None:
@@ -217,7 +292,8 @@ def _check_picture(path: Path, *, default: Path) -> None:
 def _save_picture(splits: DataSplits, args: argparse.Namespace) -> str | None:
     """Draw some held-out scenes; the path, or None if the default one cannot be written."""
     scenes = splits.held_out[:_PICTURE_SCENES]
-    drawn = draw_boxes(scenes.images, scenes.boxes, scenes.num_objects)
+    boxed = scenes.boxes.isfinite().all(dim=2).sum(dim=1)  # none where they are unknown
+    drawn = draw_boxes(scenes.images, scenes.boxes, boxed)
     grid = to_uint8(image_grid(drawn, columns=_PICTURE_COLUMNS, padding=4))
     content = io.BytesIO()
     Image.fromarray(grid.numpy()).save(content, format="PNG")
@@ -242,14 +318,23 @@ def _print_description(description: dict[str, Any]) -> None:
     print(f"image (C, H, W)    {tuple(description['image_shape'])}")
     for half, title in (("train", "train"), ("held_out", "held out")):
         part = description[half]
-        counts = ", ".join(f"{n}: {number}" for n, number in enumerate(part["scenes_per_count"]))
-        print(f"{title:<9}scenes    {part['scenes']} (of n objects {counts})")
+        per_count = part["scenes_per_count"]
+        counts = "numbers of objects unknown"
+        if per_count is not None:
+            listed = ", ".join(f"{n}: {number}" for n, number in enumerate(per_count))
+            counts = f"of n objects {listed}"
+        print(f"{title:<9}scenes    {part['scenes']} ({counts})")
         print(f"{'':<9}pixel sum {part['pixel_sum']}")
         print(f"{'':<9}SHA-256   {part['sha256']}")
     print(f"whole    pixel sum {description['pixel_sum']}")
     print(f"         SHA-256   {description['sha256']}")
-    print(f"object   mean size {f'{size[0]} x {size[1]} px' if size else 'no objects'}")
+    print(f"object   mean size {f'{size[0]} x {size[1]} px' if size else 'unknown'}")
+    print(f"images say         {description['estimate'] or 'nothing'}")
+    if description["doubt"]:
+        print(f"         but       {description['doubt']}")
+    print(f"prior of z_where   {description['z_where_mean']}, sd {description['z_where_sd']}")
     print(f"cache              {description['cache'] or 'none'}")
     print(f"picture            {description['picture'] or 'none'}")
-    if description["shards"]:
-        print(f"shards             {description['shards']}")
+    for what in ("shards", "multiobject"):
+        if description[what]:
+            print(f"{what:<18} {description[what]}")

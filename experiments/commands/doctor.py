@@ -16,6 +16,8 @@ import torch
 
 from experiments.checkpoints import check_checkpoints, check_room, load_checkpoint
 from experiments.commands import train
+from experiments.datasets.sharded_scenes import ShardedScenes
+from experiments.datasets.sources import canonical_name
 from experiments.ensemble_trainer import make_seed_run
 from experiments.experiment import AIRExperiment
 from experiments.locks import RunLock
@@ -28,6 +30,8 @@ steps. Takes the flags of 'train', trains nothing and writes nothing but the dat
 what 'train' would do and what is wrong; exits with 1 if anything is."""
 
 _STEPS = 20
+_FIRST_SCENES = 10_000
+"""Of a data set in shards; all of it may not fit into memory."""
 _PACKAGES = ("torch", "torchvision", "numpy", "boilr", "multiobject", "safetensors", "tensorboard")
 
 prepare = train.prepare
@@ -154,8 +158,10 @@ def _training(report: _Report, args: argparse.Namespace) -> None:
     experiment, model = trainer.experiment, trainer.experiment.model
     splits = experiment.dataloaders.splits
     for half in (splits.train, splits.held_out):
+        if isinstance(half, ShardedScenes):
+            half = half.part(slice(_FIRST_SCENES)).load()
         low, high = int(half.images.min()), int(half.images.max())
-        counts = half.num_objects.bincount().tolist()
+        counts = half.num_objects.bincount().tolist() if half.is_counted else "unknown"
         report.ok(
             "data",
             f"{half.name}: {len(half)} scenes {tuple(half.images.shape[1:])}, pixels {low} to "
@@ -163,7 +169,7 @@ def _training(report: _Report, args: argparse.Namespace) -> None:
         )
         if low == high:
             report.fail("data", f"all pixels of {half.name} are the same")
-    if splits.name != args.dataset:
+    if splits.name != canonical_name(args.dataset):
         report.warn("data", f"{args.dataset} cannot be had: {splits.name} takes its place")
     check_room(Path(args.output), model, args.keep_checkpoint_max)
     number = min(_STEPS, experiment.num_steps)

@@ -7,19 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
-from air import AIR, AIRConfig
+from air import AIR
 from air.evaluation import evaluate
+from air.shifts import shift_grid
 from air.types import Evaluation
 from experiments.arguments import add_data_arguments
 from experiments.boilr_folder import convert_log, read_run_config
-from experiments.boilr_model import check_shapes, read_checkpoint
 from experiments.calibration import calibrate, format_calibration, save_reliability
 from experiments.calibration import to_dict as calibration_to_dict
 from experiments.datasets import Scenes, check_max_objects
 from experiments.datasets.sources import check_dataset, folder_name, open_dataset
-from experiments.localisation import format_localisation, localise
+from experiments.localisation import check_boxes, format_localisation, localise
+from experiments.models import load_run
 from experiments.pictures import save_localisation, save_reconstructions, save_samples
 from experiments.runs import Run
 
@@ -72,6 +74,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_data_arguments(parser)
     parser.add_argument(
+        "--max-shift",
+        metavar="PIXELS",
+        type=int,
+        default=0,
+        help="read each scene from 25 views, moved by up to so much, and keep the one of the "
+        "highest ELBO (default: the scene as it is)",
+    )
+    parser.add_argument(
         "--localisation",
         action="store_true",
         help="score boxes and masks against the true ones (needs '.[benchmarks]')",
@@ -97,7 +107,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate; returns the exit status."""
-    for name, least in (("samples", 0), ("batch_size", 1)):
+    for name, least in (("samples", 0), ("max_shift", 0), ("batch_size", 1)):
         if getattr(args, name) < least:
             raise ValueError(f"{name} must be at least {least}, got {getattr(args, name)}.")
     if args.calibration and not args.samples:
@@ -123,22 +133,33 @@ def run(args: argparse.Namespace) -> int:
     )
     check_max_objects(splits.held_out, air.max_objects)
     scenes = splits.held_out[: args.images]
-    images, num_objects = scenes.images.to(device), scenes.num_objects.to(device)
+    images = scenes.images.to(device)
+    num_objects = scenes.num_objects.to(device) if scenes.is_counted else None
+    if args.localisation:
+        check_boxes(scenes)
+    if args.calibration and num_objects is None:
+        raise ValueError(f"--calibration needs the true counts of {scenes.name}: they are unknown.")
+    shifts = shift_grid(args.max_shift) if args.max_shift else None
     with tqdm(total=len(scenes), desc="evaluate", unit="scene", file=sys.stderr) as bar:
         evaluation = evaluate(
             air,
             images,
             num_objects,
             num_samples=args.samples,
+            shifts=shifts,
             batch_size=args.batch_size,
             on_batch=bar.update,
         )
     report = {"run": source.name, "step": step, "dataset": splits.name, **evaluation.to_dict()}
-    more, texts = _more(args, air, scenes, source.image_folder / f"evaluation_{step}")
+    report["max_shift"] = args.max_shift
+    more, texts = _more(args, air, scenes, shifts, source.image_folder / f"evaluation_{step}")
     report |= more
     if not args.samples:  # JSON has no NaN
         report |= {"log_likelihood_bound": None, "ess": None}
+    if num_objects is None:
+        report |= {"count_accuracy": None, "count_accuracy_mode": None}
     stem = f"step{step}_{folder_name(splits.name)}_{len(scenes)}scenes_{args.samples}samples"
+    stem += f"_shift{args.max_shift}" if args.max_shift else ""
     path = source.result_folder / f"evaluation_{stem}.json"
     path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     picture = source.image_folder / f"evaluation_{step}_reconstructions.png"
@@ -153,7 +174,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _more(
-    args: argparse.Namespace, air: AIR, scenes: Scenes, picture: Path
+    args: argparse.Namespace, air: AIR, scenes: Scenes, shifts: Tensor | None, picture: Path
 ) -> tuple[dict[str, Any], list[str]]:
     """What is measured on demand: fields of the report, and their tables.
 
@@ -161,16 +182,15 @@ def _more(
         args: of the command.
         air: the model.
         scenes: to judge by.
+        shifts: views to choose from.
         picture: how the pictures' paths begin.
     """
     report: dict[str, Any] = {}
     texts = []
     if args.localisation:
-        known = getattr(scenes, "masks", None) is not None
-        masks = getattr(scenes, "instance_masks")() if known else None  # noqa: B009
         with tqdm(total=len(scenes), desc="localise", unit="scene", file=sys.stderr) as bar:
             localisation = localise(
-                air, scenes, masks, batch_size=args.batch_size, on_batch=bar.update
+                air, scenes, shifts=shifts, batch_size=args.batch_size, on_batch=bar.update
             )
         report["localisation"] = localisation.to_dict()
         texts.append(format_localisation(localisation))
@@ -183,6 +203,7 @@ def _more(
                 scenes.images.to(device),
                 scenes.num_objects,
                 num_samples=args.samples,
+                shifts=shifts,
                 batch_size=args.batch_size,
                 on_batch=bar.update,
             )
@@ -192,35 +213,18 @@ def _more(
     return report, texts
 
 
-def load_run(run: Run, step: int | None, device: torch.device) -> tuple[int, AIR]:
-    """The model of a run's checkpoint, in evaluation mode, and the checkpoint's step.
-
-    Raises:
-        FileNotFoundError: if there is no such checkpoint.
-        ValueError: if it cannot be read.
-    """
-    step, state = read_checkpoint(run.checkpoint_folder, step=step)
-    config = AIRConfig.from_dict(read_run_config(run)["air"])
-    prefix = "air."  # the rest is the estimator's
-    own = {
-        name.removeprefix(prefix): tensor
-        for name, tensor in state.items()
-        if name.startswith(prefix)
-    }
-    check_shapes(lambda: AIR(config), own, f"the checkpoint of step {step}")
-    air = AIR(config)
-    air.load_state_dict(own)
-    return step, air.to(device).eval()
-
-
 def format_table(report: dict[str, Any], evaluation: Evaluation) -> str:
     """The evaluation as text."""
     lines = [
         f"{report['run']}, step {report['step']}: {evaluation.num_images} held-out scenes of "
         f"{report['dataset']}",
+        *(
+            [f"each read from the best of 25 views, moved by up to {report['max_shift']} pixels"]
+            if report["max_shift"]
+            else []
+        ),
         "",
-        f"  count accuracy, one posterior sample   {evaluation.count_accuracy:8.2%}",
-        f"  count accuracy, posterior mode         {evaluation.count_accuracy_mode:8.2%}",
+        *_format_accuracy(evaluation),
         "",
         f"  ELBO                                   {evaluation.elbo:8.1f} nats",
         f"    log-likelihood                       {evaluation.log_likelihood:8.1f}",
@@ -234,9 +238,26 @@ def format_table(report: dict[str, Any], evaluation: Evaluation) -> str:
             f"({evaluation.num_samples} samples, effective {evaluation.ess:.1f})",
         ]
     confusion = evaluation.confusion
+    if len(confusion) == 0:
+        return "\n".join(lines)
     header = "".join(f"{count:>8}" for count in range(confusion.shape[1]))
     lines += ["", "  true count \\ inferred", f"            {header}"]
     for count, row in enumerate(confusion.tolist()):
         if sum(row):
             lines.append(f"    {count:>8}" + "".join(f"{cell:>8}" for cell in row))
     return "\n".join(lines)
+
+
+def _format_accuracy(evaluation: Evaluation) -> list[str]:
+    """Two lines of the table; without true counts, what was inferred."""
+    if len(evaluation.confusion) == 0:
+        inferred = evaluation.inferred_counts.tolist()
+        listed = ", ".join(f"{count}: {number}" for count, number in enumerate(inferred))
+        return [
+            "  the true counts are unknown",
+            f"  images by inferred count               {listed}",
+        ]
+    return [
+        f"  count accuracy, one posterior sample   {evaluation.count_accuracy:8.2%}",
+        f"  count accuracy, posterior mode         {evaluation.count_accuracy_mode:8.2%}",
+    ]

@@ -65,10 +65,7 @@ def _train(args: argparse.Namespace) -> int:
         if folder:
             print(f"Next: python main.py train --resume {folder.name}")
         return 128 + trainer.stopped_by
-    print(
-        f"Held-out count accuracy {metrics['count_accuracy_mode']:.2%} at the posterior's mode, "
-        f"{metrics['count_accuracy']:.2%} in one draw; ELBO {metrics['elbo']:.1f} nats."
-    )
+    print(f"Held-out {_accuracy(metrics)}; ELBO {metrics['elbo']:.1f} nats.")
     if trainer.run_folder:
         print(
             f"Model, metrics and pictures: {trainer.run_folder.folder}\n"
@@ -93,8 +90,22 @@ def _train_many(args: argparse.Namespace) -> int:
             continue
         metrics = seed.held_out
         print(
-            f"seed {seed.seed}: {metrics['count_accuracy_mode']:.2%} "
-            f"({metrics['count_accuracy']:.2%}), {metrics['elbo']:.1f} nats"
+            f"seed {seed.seed}: {_both(metrics)}{metrics['elbo']:.1f} nats"
             + (f"  {seed.folder.folder}" if seed.folder else "")
         )
     return int(any(seed.failed_at is not None for seed in seeds))
+
+
+def _accuracy(metrics: dict[str, float]) -> str:
+    if "count_accuracy_mode" not in metrics:
+        return "counts are unknown"
+    return (
+        f"count accuracy {metrics['count_accuracy_mode']:.2%} at the posterior's mode, "
+        f"{metrics['count_accuracy']:.2%} in one draw"
+    )
+
+
+def _both(metrics: dict[str, float]) -> str:
+    if "count_accuracy_mode" not in metrics:
+        return ""
+    return f"{metrics['count_accuracy_mode']:.2%} ({metrics['count_accuracy']:.2%}), "

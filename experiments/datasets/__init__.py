@@ -1,9 +1,16 @@
 """The data sets, by name. Made on first use, then kept in a cache.
 
->>> sorted(name for name in DATASETS if name.startswith("multi-mnist-pyro"))
-['multi-mnist-pyro', 'multi-mnist-pyro-bicubic']
+>>> DATASETS["multi-dsprites"].channels
+3
+
+Besides those of :data:`DATASETS` there are scenes made to order, ``scenes:canvas=100,...``
+(:mod:`experiments.datasets.scene_config`), people's own images, ``folder:PATH``
+(:mod:`experiments.datasets.folder`), and shards (:mod:`experiments.datasets.sharded_scenes`);
+:mod:`experiments.datasets.sources` opens any of them. Images in memory are wrapped by
+:func:`as_scenes` and :func:`split_scenes`.
 """
 
+import dataclasses
 import os
 import sys
 import tempfile
@@ -11,6 +18,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from experiments.datasets.folder import FolderSpec, load_folder
+from experiments.datasets.generator import generate
 from experiments.datasets.mnist import (
     Digits,
     MNISTUnavailable,
@@ -19,6 +28,9 @@ from experiments.datasets.mnist import (
     read_idx,
 )
 from experiments.datasets.multi_mnist import multi_mnist, pyro_multi_mnist
+from experiments.datasets.own_images import as_scenes, split_scenes
+from experiments.datasets.scene_config import PREFIX as SCENES_PREFIX
+from experiments.datasets.scene_config import SceneConfig, parse_scenes
 from experiments.datasets.scenes import (
     DamagedFileError,
     DataSplits,
@@ -35,21 +47,29 @@ __all__ = [
     "DatasetSpec",
     "Digits",
     "MNISTUnavailable",
+    "SceneConfig",
     "Scenes",
+    "as_scenes",
     "cache_path",
     "check_max_objects",
     "default_data_root",
     "embedded_digits",
+    "find_spec",
     "full_mnist",
+    "generate",
+    "images_cache_path",
     "load_dataset",
+    "load_images",
     "multi_mnist",
     "pyro_multi_mnist",
     "read_idx",
+    "save_splits",
+    "split_scenes",
 ]
 
 DATA_ROOT_VARIABLE = "AIR_DATA_ROOT"
 
-_CACHE_VERSION = 1
+_CACHE_VERSION = 2
 """Raised when a file of old would be misread, or a data set is made differently."""
 
 
@@ -64,8 +84,9 @@ class DatasetSpec:
     """From digits, and whether to show a progress bar."""
     needs_full_mnist: bool
     """Whether it is made of MNIST's 60 000 training digits, which are not shipped."""
-    pixel_sum: int
-    """Sum of all pixels of both halves; anything else is not this data set."""
+    pixel_sum: int | None
+    """Sum of all pixels of both halves; anything else is not this data set. None of scenes made
+    to order, whose sum nobody knows before."""
     canvas_size: tuple[int, int] = (50, 50)
     """Height and width of the images in pixels."""
     channels: int = 1
@@ -73,7 +94,44 @@ class DatasetSpec:
     """The most objects in a scene."""
     z_where_mean: tuple[float, float, float] = (3.0, 0.0, 0.0)
     """Prior mean of (s, x, y) that fits the objects' size."""
+    z_where_sd: tuple[float, float, float] = (0.2, 1.0, 1.0)
+    """Prior standard deviation of (s, x, y)."""
 
+
+def _made_to_order(
+    config: SceneConfig,
+    description: str,
+    *,
+    name: str | None = None,
+    pixel_sum: int | None = None,
+    scale: tuple[float, float] | None = None,
+) -> DatasetSpec:
+    """Scenes that a configuration describes; under their own name, or another.
+
+    Args:
+        config: how they are made.
+        description: one line.
+        name: default: the configuration's.
+        pixel_sum: of all scenes, if it is known.
+        scale: prior mean and standard deviation of s; default: from the sprites' size.
+    """
+    mean, sd = config.scale if scale is None else scale
+    return DatasetSpec(
+        name=config.name if name is None else name,
+        description=description,
+        make=lambda digits, progress: generate(config, digits, name=name, progress=progress),
+        needs_full_mnist=False,
+        pixel_sum=pixel_sum,
+        canvas_size=config.canvas,
+        channels=config.channels,
+        max_count=config.max_count,
+        z_where_mean=(mean, 0.0, 0.0),
+        z_where_sd=(sd, 1.0, 1.0),
+    )
+
+
+_DIGITS_OF_18 = SceneConfig(canvas=(64, 64), sprites="binary-digits")
+_SHAPES_OF_18 = SceneConfig(canvas=(64, 64), sprites="shapes", colors=7)
 
 DEFAULT_DATASET = "multi-mnist"
 
@@ -130,8 +188,51 @@ DATASETS: dict[str, DatasetSpec] = {
             "multi-mnist-2", (2,), "to judge by after 0, 1 or 3", pixel_sum=1_775_693_411
         ),
         _other_counts("multi-mnist-3", (3,), "to judge by after 0 to 2", pixel_sum=2_585_369_164),
+        _made_to_order(
+            _DIGITS_OF_18,
+            "0-2 binary digits of 18x18 in 64x64, which may overlap; shipped digits, "
+            "train and held out share none",
+            name="multi-mnist-small",
+            pixel_sum=658_808_565,
+            scale=(4.5, 0.2),
+        ),
+        _made_to_order(
+            dataclasses.replace(_DIGITS_OF_18, size=(9, 18)),
+            "the same with digits of 9x9 to 18x18",
+            name="multi-mnist-small-9-18",
+            pixel_sum=391_093_755,
+        ),
+        _made_to_order(
+            _SHAPES_OF_18,
+            "0-2 squares, ellipses and hearts of 18 pixels in seven colours, rotated, which may "
+            "overlap, in 64x64",
+            name="multi-dsprites",
+            pixel_sum=3_695_678_535,
+        ),
+        _made_to_order(
+            dataclasses.replace(_SHAPES_OF_18, size=(9, 18)),
+            "the same with shapes of 9 to 18 pixels",
+            name="multi-dsprites-9-18",
+            pixel_sum=2_183_375_535,
+        ),
     )
 }
+
+
+def find_spec(name: str) -> DatasetSpec:
+    """What is known about a registered data set, or about ``scenes:...``.
+
+    Raises:
+        ValueError: if the name is unknown, or a setting of the scenes makes no sense.
+    """
+    if name.startswith(SCENES_PREFIX):
+        return _made_to_order(parse_scenes(name), "scenes made to order")
+    if name not in DATASETS:
+        raise ValueError(
+            f"unknown data set {name!r}. Expected one of: {', '.join(DATASETS)}, "
+            "scenes:SETTINGS, folder:PATH or shards:FOLDER."
+        )
+    return DATASETS[name]
 
 
 def load_dataset(
@@ -147,7 +248,7 @@ def load_dataset(
     ``multi-mnist`` is returned: look at ``.name`` for what it is.
 
     Args:
-        name: one of ``DATASETS``.
+        name: one of ``DATASETS``, or ``scenes:...``.
         data_root: folder of the cache, see :func:`default_data_root`.
         mnist_root: folder of full MNIST, see :func:`full_mnist`. Not looked at when the data
             set is in the cache already.
@@ -157,9 +258,9 @@ def load_dataset(
         ValueError: if the name is unknown, or the digits found are not MNIST's.
         FileNotFoundError: if ``mnist_root`` is given, needed, and holds no MNIST.
     """
-    spec = _spec(name)
+    spec = find_spec(name)
     path = cache_path(name, data_root)
-    cached = _load_cached(path, spec)
+    cached = _load_cached(path, spec.name, spec.pixel_sum)
     if cached is not None:
         return cached
     if spec.needs_full_mnist:
@@ -178,16 +279,37 @@ def load_dataset(
     else:
         digits = embedded_digits()
     splits = spec.make(digits, progress)
-    if splits.pixel_sum != spec.pixel_sum:
+    if spec.pixel_sum not in (None, splits.pixel_sum):
         raise ValueError(
             f"{name} came out with a pixel sum of {splits.pixel_sum}, expected {spec.pixel_sum}: "
             "its digits are not those of MNIST, or this version of Pillow resizes differently. "
             "Check the folder of MNIST, or use the version of Pillow that the package names."
         )
-    try:
-        save_splits(splits, path)
-    except OSError as error:
-        _warn(f"{name} cannot be cached in {path.parent} ({error}): it is made anew each time.")
+    _save(splits, path)
+    return splits
+
+
+def load_images(
+    spec: FolderSpec, *, data_root: str | Path | None = None, progress: bool = True
+) -> DataSplits:
+    """Load people's own images, from the cache if no file has changed since they were read.
+
+    Args:
+        spec: where they are.
+        data_root: folder of the cache, see :func:`default_data_root`.
+        progress: whether to show a bar on stderr while reading them.
+
+    Raises:
+        FileNotFoundError: if there is no such folder or file, or no image in it.
+        OSError: if a file cannot be read.
+        ValueError: if one is damaged, or the labels do not fit the images.
+    """
+    path = images_cache_path(spec, data_root)
+    cached = _load_cached(path, None, None)
+    if cached is not None:
+        return cached
+    splits = load_folder(spec, progress=progress)
+    _save(splits, path)
     return splits
 
 
@@ -198,7 +320,20 @@ def cache_path(name: str, data_root: str | Path | None = None) -> Path:
         ValueError: if the name is unknown.
     """
     root = default_data_root() if data_root is None else Path(data_root).expanduser()
-    return root / f"{_spec(name).name}-v{_CACHE_VERSION}.npz"
+    stem = find_spec(name).name
+    if stem.startswith(SCENES_PREFIX):
+        stem = f"scenes-{parse_scenes(name).fingerprint()[:20]}"
+    return root / f"{stem}-v{_CACHE_VERSION}.npz"
+
+
+def images_cache_path(spec: FolderSpec, data_root: str | Path | None = None) -> Path:
+    """The file that images which were read are kept in; another once a file of theirs changes.
+
+    Raises:
+        FileNotFoundError: if there is no such folder or file, or no image in it.
+    """
+    root = default_data_root() if data_root is None else Path(data_root).expanduser()
+    return root / f"folder-{spec.fingerprint()[:20]}-v{_CACHE_VERSION}.npz"
 
 
 def default_data_root() -> Path:
@@ -214,15 +349,7 @@ def default_data_root() -> Path:
         return Path(tempfile.gettempdir()) / "air"
 
 
-def _spec(name: str) -> DatasetSpec:
-    if name not in DATASETS:
-        raise ValueError(
-            f"unknown data set {name!r}. Expected one of: {', '.join(sorted(DATASETS))}."
-        )
-    return DATASETS[name]
-
-
-def _load_cached(path: Path, spec: DatasetSpec) -> DataSplits | None:
+def _load_cached(path: Path, name: str | None, pixel_sum: int | None) -> DataSplits | None:
     """The data set from its file; None if that is absent or not to be trusted."""
     try:
         splits = load_splits(path)
@@ -231,10 +358,19 @@ def _load_cached(path: Path, spec: DatasetSpec) -> DataSplits | None:
     except (DamagedFileError, OSError) as error:
         _warn(f"{error} It is made anew.")
         return None
-    if splits.name != spec.name or splits.pixel_sum != spec.pixel_sum:
-        _warn(f"{path} holds another data set than {spec.name}. It is made anew.")
+    if name not in (None, splits.name) or pixel_sum not in (None, splits.pixel_sum):
+        _warn(f"{path} holds another data set than {name}. It is made anew.")
         return None
     return splits
+
+
+def _save(splits: DataSplits, path: Path) -> None:
+    try:
+        save_splits(splits, path)
+    except OSError as error:
+        _warn(
+            f"{splits.name} cannot be cached in {path.parent} ({error}): it is made anew each time."
+        )
 
 
 def _warn(message: str) -> None:

@@ -7,7 +7,7 @@ data set that most implementations of AIR report on, bit for bit.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from experiments.datasets.mnist import Digits
-from experiments.datasets.scenes import DataSplits, Scenes
+from experiments.datasets.scenes import DataSplits, Scenes, pack_masks, packed_width
 
 __all__ = ["Resample", "multi_mnist", "pyro_multi_mnist", "split_digits"]
 
@@ -159,6 +159,8 @@ def _make_scenes(
     num_objects = np.zeros(num_scenes, dtype=np.int64)
     classes = np.full((num_scenes, max_count), -1, dtype=np.int64)
     boxes = np.full((num_scenes, max_count, 4), np.nan, dtype=np.float32)
+    masks = np.zeros((num_scenes, max_count, CANVAS, packed_width(CANVAS)), dtype=np.uint8)
+    mask = np.zeros((CANVAS, CANVAS), dtype=bool)
     # None: only where somebody looks. A bar in a log file is noise.
     bar = tqdm(range(num_scenes), desc=name, leave=False, disable=None if progress else True)
     for scene in bar:
@@ -173,26 +175,37 @@ def _make_scenes(
             canvas[:] = 0
         images[scene, 0] = canvas
         num_objects[scene] = count
-        for i, (index, box) in enumerate(placed):
-            classes[scene, i] = digits.labels[index]
+        for i, (digit, box, pixels, where) in enumerate(placed):
+            classes[scene, i] = digits.labels[digit]
             boxes[scene, i] = box
+            mask[where] = pixels > 0
+            masks[scene, i] = pack_masks(mask)
+            mask[where] = False
     return Scenes(
         images=torch.from_numpy(images),
         num_objects=torch.from_numpy(num_objects),
         classes=torch.from_numpy(classes),
         boxes=torch.from_numpy(boxes),
+        masks=torch.from_numpy(masks),
         name=name,
     )
 
 
+class _Placed(NamedTuple):
+    """A digit on a canvas."""
+
+    digit: int
+    """Which digit it is, of all."""
+    box: tuple[int, int, int, int]
+    pixels: NDArray[np.uint8]
+    where: tuple[slice, slice]
+    """Rows and columns of the canvas that the pixels are added to."""
+
+
 def _place_digit(
     canvas: NDArray[np.int32], digits: Digits, random: np.random.RandomState, resample: Resample
-) -> tuple[int, tuple[int, int, int, int]]:
-    """Add a random digit to the canvas.
-
-    Returns:
-        Which digit it is, and its box.
-    """
+) -> _Placed:
+    """Add a random digit to the canvas."""
     index = int(random.randint(len(digits)))
     scale = 0.1 * random.randn() + 1.3
     size = int(28 / scale)
@@ -200,13 +213,28 @@ def _place_digit(
     small = np.asarray(digit.resize((size, size), _FILTERS[resample]))
     top = int(random.randint(0, CANVAS - size))
     left = int(random.randint(0, CANVAS - size))
-    canvas[top : top + size, left : left + size] += small
-    columns = np.flatnonzero(small.any(axis=0))
-    rows = np.flatnonzero(small.any(axis=1))
-    if len(columns) == 0:  # a blank digit, which MNIST has none of: all of its square
-        columns = rows = np.array([0, size - 1])
+    where = (slice(top, top + size), slice(left, left + size))
+    canvas[where] += small
+    return _Placed(index, pixel_box(small, left, top), small, where)
+
+
+def pixel_box(pixels: NDArray[Any], left: int, top: int) -> tuple[int, int, int, int]:
+    """The box around the non-zero pixels of a patch; around all of it if there are none.
+
+    Args:
+        pixels: shape ``(h, w)``.
+        left: column of the canvas that the patch begins at.
+        top: row of the canvas that the patch begins at.
+
+    Returns:
+        Edges ``(x_min, y_min, x_max, y_max)`` on the canvas.
+    """
+    columns = np.flatnonzero(pixels.any(axis=0))
+    rows = np.flatnonzero(pixels.any(axis=1))
+    if len(columns) == 0:  # a blank digit, which MNIST has none of
+        columns, rows = np.array([0, pixels.shape[1] - 1]), np.array([0, pixels.shape[0] - 1])
     # Edges, so one more than the last pixel.
-    return index, (
+    return (
         left + int(columns[0]),
         top + int(rows[0]),
         left + int(columns[-1]) + 1,

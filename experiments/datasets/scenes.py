@@ -26,17 +26,25 @@ __all__ = [
     "Scenes",
     "check_max_objects",
     "load_splits",
+    "pack_masks",
+    "packed_width",
     "save_splits",
     "write_atomically",
 ]
 
-_FIELDS = ("images", "num_objects", "classes", "boxes")
+_FIELDS = ("images", "num_objects", "classes", "boxes", "masks")
 _SPLITS = ("train", "held_out")
+
+_UNKNOWN = np.empty(0, dtype=np.uint8)
+"""Stands in a file for masks that are unknown."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Scenes:
     """Images of several objects, and what is known about the objects.
+
+    Of people's own images that may be nothing. Classes and boxes are known for all objects of a
+    scene or for none of them.
 
     Raises:
         ValueError: if the shapes, the types or the labels do not fit each other.
@@ -45,17 +53,24 @@ class Scenes:
     images: Tensor
     """Pixels, ``uint8``, shape ``(N, C, H, W)``."""
     num_objects: Tensor
-    """Objects in each image, 0 to M, ``int64``, shape ``(N,)``."""
+    """Objects in each image, 0 to M, ``int64``, shape ``(N,)``; -1 where that is unknown."""
     classes: Tensor
-    """Class of each object, ``int64``, shape ``(N, M)``; -1 where there is no object."""
+    """Class of each object, ``int64``, shape ``(N, M)``; -1 where there is no object, or it is of
+    no known class."""
     boxes: Tensor
     """Edges ``(x_min, y_min, x_max, y_max)`` in pixels, tight around each object's non-zero
-    pixels, ``float32``, shape ``(N, M, 4)``; NaN where there is no object."""
+    pixels, ``float32``, shape ``(N, M, 4)``; NaN where there is no object, or no known box."""
+    masks: Tensor | None = None
+    """Which pixels each object lights by itself, whatever else lies there: one bit a pixel, eight
+    pixels of a row a byte, the leftmost in the highest bit, as ``numpy.packbits`` packs them;
+    ``uint8``, shape ``(N, M, H, ceil(W / 8))``, zero where there is no object. None where it is
+    unknown. :meth:`instance_masks` unpacks them."""
     name: str
     """What to call these scenes in messages."""
 
     def __post_init__(self) -> None:
         num_scenes, max_count = self.images.shape[:1], self.classes.shape[1:2]
+        height, width = self.images.shape[-2:] if self.images.dim() == 4 else (0, 0)
         expected = {
             "images": (torch.uint8, "(N, C, H, W)", self.images.dim() == 4),
             "num_objects": (torch.int64, "(N,)", self.num_objects.shape == num_scenes),
@@ -65,32 +80,43 @@ class Scenes:
                 self.classes.dim() == 2 and self.classes.shape[:1] == num_scenes,
             ),
             "boxes": (torch.float32, "(N, M, 4)", self.boxes.shape == (*num_scenes, *max_count, 4)),
+            "masks": (
+                torch.uint8,
+                "(N, M, H, ceil(W / 8))",
+                self.masks is None
+                or self.masks.shape == (*num_scenes, *max_count, height, packed_width(width)),
+            ),
         }
         for field, (dtype, shape, fits) in expected.items():
             value = getattr(self, field)
-            if not fits or value.dtype != dtype:
+            if not fits or (value is not None and value.dtype != dtype):
                 raise ValueError(
                     f"{field} of {self.name} must be {dtype} of shape {shape}, with N = "
                     f"{num_scenes[0] if num_scenes else 'the number of images'}; "
                     f"got {value.dtype} of shape {tuple(value.shape)}."
                 )
-        outside = (self.num_objects < 0) | (self.num_objects > self.classes.shape[1])
+        outside = (self.num_objects < -1) | (self.num_objects > self.classes.shape[1])
         if outside.any():
             scene = int(outside.nonzero()[0])
             raise ValueError(
                 f"scene {scene} of {self.name} is said to hold {int(self.num_objects[scene])} "
-                f"objects. Expected 0 to {self.classes.shape[1]}, the width of classes."
+                f"objects. Expected 0 to {self.classes.shape[1]}, the width of classes, or -1 for "
+                "an unknown number."
             )
         exists = torch.arange(self.classes.shape[1]) < self.num_objects.cpu()[:, None]
-        wrong = ((self.classes.cpu() >= 0) != exists) | (
-            self.boxes.cpu().isfinite().all(dim=-1) != exists
-        )
+        wrong = torch.zeros(num_scenes, dtype=torch.bool)
+        for known in (self.classes.cpu() >= 0, self.boxes.cpu().isfinite().all(dim=-1)):
+            wrong |= (known != exists).any(dim=1) & known.any(dim=1)
+        if self.masks is not None:
+            # One object at a time: a copy of all masks would be large.
+            for i in range(self.classes.shape[1]):
+                wrong |= self.masks[:, i].cpu().flatten(1).any(dim=1).bool() & ~exists[:, i]
         if wrong.any():
-            scene = int(wrong.any(dim=1).nonzero()[0])
+            scene = int(wrong.nonzero()[0])
             raise ValueError(
                 f"scene {scene} of {self.name} has num_objects = {int(self.num_objects[scene])}, "
-                "but not as many classes and boxes. Expected the objects first, then classes of "
-                "-1 and boxes of NaN."
+                "but not as many classes, boxes or masks. Expected the objects first, then classes "
+                "of -1, boxes of NaN and empty masks."
             )
 
     def __len__(self) -> int:
@@ -110,7 +136,9 @@ class Scenes:
                 f"scenes are taken by a slice or a tensor of one axis, got {index!r}. "
                 "For scene i alone use scenes[i : i + 1]."
             )
-        fields: dict[str, Any] = {field: getattr(self, field)[index] for field in _FIELDS}
+        fields: dict[str, Any] = {
+            field: value[index] for field in _FIELDS if (value := getattr(self, field)) is not None
+        }
         return Scenes(name=self.name, **fields)
 
     def __repr__(self) -> str:
@@ -120,6 +148,25 @@ class Scenes:
     def max_count(self) -> int:
         """M, the most objects that a scene of this kind can hold."""
         return self.classes.shape[1]
+
+    @property
+    def is_counted(self) -> bool:
+        """Whether the number of objects is known of every scene."""
+        return bool((self.num_objects >= 0).all())
+
+    def instance_masks(self) -> Tensor:
+        """Which object lights which pixel, bool ``(N, M, H, W)``.
+
+        Eight times as large as the packed masks: take a part of the scenes first.
+
+        Raises:
+            ValueError: if the masks are unknown.
+        """
+        if self.masks is None:
+            raise ValueError(f"the masks of {self.name} are unknown.")
+        width = self.images.shape[-1]
+        bits = np.unpackbits(self.masks.cpu().numpy(), axis=-1, count=width)
+        return torch.from_numpy(bits.view(bool))
 
     @property
     def pixel_sum(self) -> int:
@@ -166,6 +213,23 @@ class DataSplits:
         return digest.hexdigest()
 
 
+def pack_masks(masks: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Pack masks as :attr:`Scenes.masks` holds them.
+
+    Args:
+        masks: bool, shape ``(*, H, W)``.
+
+    Returns:
+        ``uint8``, shape ``(*, H, ceil(W / 8))``.
+    """
+    return np.packbits(masks, axis=-1)
+
+
+def packed_width(width: int) -> int:
+    """Bytes that a row of so many pixels takes in packed masks."""
+    return -(-width // 8)
+
+
 class Counted(Protocol):
     """Scenes whose numbers of objects are known, wherever they are kept."""
 
@@ -204,10 +268,11 @@ def save_splits(splits: DataSplits, path: Path) -> None:
     Raises:
         OSError: if the file cannot be written. No part of it is left behind.
     """
-    arrays = {
-        f"{split}_{field}": getattr(getattr(splits, split), field).cpu().numpy()
+    arrays: dict[str, Any] = {
+        f"{split}_{field}": _UNKNOWN if value is None else value.cpu().numpy()
         for split in _SPLITS
         for field in _FIELDS
+        for value in [getattr(getattr(splits, split), field)]
     }
     for split in _SPLITS:
         arrays[f"{split}_name"] = np.array(getattr(splits, split).name)
@@ -235,7 +300,11 @@ def load_splits(path: Path) -> DataSplits:
         halves = {
             split: Scenes(
                 name=str(arrays[f"{split}_name"]),
-                **{field: torch.from_numpy(arrays[f"{split}_{field}"]) for field in _FIELDS},
+                **{
+                    field: torch.from_numpy(array)
+                    for field in _FIELDS
+                    if (array := arrays[f"{split}_{field}"]).shape != _UNKNOWN.shape
+                },
             )
             for split in _SPLITS
         }

@@ -66,16 +66,22 @@ class ShardedScenes:
         """Objects in each image, int64 ``(N,)``; read anew at each call.
 
         Raises:
-            DamagedFileError: if one is below 0, or above the most that the index says.
+            DamagedFileError: if one is below 0 or above the most that the index says; where that
+                is 0, all may be unknown (-1).
         """
         num_objects = self.read("num_objects", 0, len(self))
         least, most = num_objects.aminmax() if len(self) else (0, 0)
-        if least < 0 or most > self.index.max_count:
+        if least < (0 if self.index.max_count else -1) or most > self.index.max_count:
             raise DamagedFileError(
                 f"scenes of {self.name} are said to hold {int(least)} to {int(most)} objects, but "
                 f"the index says 0 to {self.index.max_count}."
             )
         return num_objects
+
+    @property
+    def is_counted(self) -> bool:
+        """Whether the number of objects is known of every scene; reads all numbers."""
+        return bool((self.num_objects >= 0).all())
 
     def part(self, rows: slice) -> "ShardedScenes":
         """Adjacent ones of these scenes, without reading them."""
@@ -114,7 +120,9 @@ class ShardedScenes:
         Raises:
             DamagedFileError: if the files do not hold valid scenes.
         """
-        fields: dict[str, Any] = {field: self.read(field, 0, len(self)) for field in DTYPES}
+        fields: dict[str, Any] = {
+            field: self.read(field, 0, len(self)) for field in self.index.fields
+        }
         try:
             return Scenes(name=self.name, **fields)
         except ValueError as error:

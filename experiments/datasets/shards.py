@@ -7,6 +7,7 @@ A folder holds ``index.json`` and, for each half and shard, one file a field::
     train/num_objects_00000.npy   int64 (n,)
     train/classes_00000.npy       int64 (n, M)
     train/boxes_00000.npy         float32 (n, M, 4)
+    train/masks_00000.npy         uint8 (n, M, H, ceil(W / 8)), if the masks are known
     train/images_00001.npy        ...
     held_out/images_00000.npy     ...
 
@@ -25,7 +26,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.datasets.scenes import DamagedFileError, Scenes, write_atomically
+from experiments.datasets.scenes import (
+    DamagedFileError,
+    Scenes,
+    packed_width,
+    write_atomically,
+)
 
 __all__ = [
     "DTYPES",
@@ -38,8 +44,16 @@ __all__ = [
 ]
 
 _FORMAT = "air-shards-1"
-DTYPES = {"images": "uint8", "num_objects": "int64", "classes": "int64", "boxes": "float32"}
-"""The fields of a shard; see :class:`experiments.datasets.scenes.Scenes`."""
+DTYPES = {
+    "images": "uint8",
+    "num_objects": "int64",
+    "classes": "int64",
+    "boxes": "float32",
+    "masks": "uint8",
+}
+"""The fields of a shard, the last of which may be missing; see
+:class:`experiments.datasets.scenes.Scenes`."""
+_UNMASKED = tuple(DTYPES)[:-1]
 _SPLITS = ("train", "held_out")
 
 
@@ -56,10 +70,17 @@ class ShardIndex:
     """M, the most objects that a scene can hold."""
     z_where_mean: tuple[float, float, float]
     """Prior mean of (s, x, y) that fits the objects' size."""
+    z_where_sd: tuple[float, float, float]
+    """Prior standard deviation of (s, x, y)."""
     sizes: dict[str, tuple[int, ...]]
     """Scenes in each shard, by half."""
     sha256: dict[str, tuple[dict[str, str], ...]]
     """Checksum of each shard's file of each field, by half."""
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """What each shard holds."""
+        return tuple(self.sha256["train"][0])
 
     def path(self, split: str, field: str, shard: int) -> Path:
         """The file that holds one field of one shard."""
@@ -73,6 +94,7 @@ class ShardIndex:
             "num_objects": (),
             "classes": (self.max_count,),
             "boxes": (self.max_count, 4),
+            "masks": (self.max_count, self.image_shape[1], packed_width(self.image_shape[2])),
         }
         return rows + rest[field]
 
@@ -84,6 +106,7 @@ def write_shards(
     train: Iterable[Scenes],
     held_out: Iterable[Scenes],
     z_where_mean: tuple[float, float, float] = (3.0, 0.0, 0.0),
+    z_where_sd: tuple[float, float, float] = (0.2, 1.0, 1.0),
     shard_size: int = 8192,
 ) -> ShardIndex:
     """Write a data set as shards. The index comes last: without it the folder is none.
@@ -94,6 +117,7 @@ def write_shards(
         train: scenes to learn from, chunk by chunk, so that they need never all be in memory.
         held_out: scenes to judge by, likewise.
         z_where_mean: prior mean of (s, x, y) that fits the objects' size.
+        z_where_sd: prior standard deviation of (s, x, y).
         shard_size: scenes a shard, at most. A chunk is split, never joined with the next.
 
     Raises:
@@ -104,16 +128,18 @@ def write_shards(
     folder = Path(folder)
     check_writable(folder, shard_size)
     halves: dict[str, Any] = {}
-    shapes: set[tuple[tuple[int, ...], int]] = set()
+    shapes: set[tuple[tuple[int, ...], int, bool]] = set()
     for split, chunks in (("train", train), ("held_out", held_out)):
         shards: list[dict[str, Any]] = []
         for chunk in chunks:
             for start in range(0, len(chunk), shard_size):
                 scenes = chunk[start : start + shard_size]
-                shapes.add((tuple(scenes.images.shape[1:]), scenes.max_count))
+                masked = scenes.masks is not None
+                shapes.add((tuple(scenes.images.shape[1:]), scenes.max_count, masked))
                 if len(shapes) > 1:
                     raise ValueError(
-                        f"all scenes must have one shape of images and one max_count, got {shapes}."
+                        "all scenes must have one shape of images and one max_count, and masks or "
+                        f"none, got {shapes}."
                     )
                 files = _write_shard(scenes, folder / split, len(shards))
                 shards.append({"num_scenes": len(scenes), "sha256": files})
@@ -123,13 +149,14 @@ def write_shards(
             "num_scenes": sum(shard["num_scenes"] for shard in shards),
             "shards": shards,
         }
-    ((image_shape, max_count),) = shapes
+    ((image_shape, max_count, _),) = shapes
     content = {
         "format": _FORMAT,
         "name": name,
         "image_shape": list(image_shape),
         "max_count": max_count,
         "z_where_mean": list(z_where_mean),
+        "z_where_sd": list(z_where_sd),
         **halves,
     }
     text = json.dumps(content, indent=1) + "\n"
@@ -173,7 +200,8 @@ def read_index(folder: str | Path) -> ShardIndex:
         if content["format"] != _FORMAT:
             raise ValueError(f"its format is {content['format']!r}, expected {_FORMAT!r}")
         channels, height, width = (_positive(size) for size in content["image_shape"])
-        scale, x, y = (float(value) for value in content["z_where_mean"])
+        mean = _three(content["z_where_mean"])
+        sd = _three(content.get("z_where_sd", [0.2, 1.0, 1.0]))  # older ones do not say it
         sizes = {
             split: tuple(_positive(shard["num_scenes"]) for shard in content[split]["shards"])
             for split in _SPLITS
@@ -184,16 +212,19 @@ def read_index(folder: str | Path) -> ShardIndex:
                     f"{split} is said to hold {content[split]['num_scenes']} scenes, "
                     f"its {len(sizes[split])} shards {sum(sizes[split])}"
                 )
+        fields = tuple(content["train"]["shards"][0]["sha256"])
+        fields = tuple(DTYPES) if "masks" in fields else _UNMASKED
         return ShardIndex(
             folder=folder,
             name=str(content["name"]),
             image_shape=(channels, height, width),
-            max_count=_positive(content["max_count"]),
-            z_where_mean=(scale, x, y),
+            max_count=_count(content["max_count"]),
+            z_where_mean=mean,
+            z_where_sd=sd,
             sizes=sizes,
             sha256={
                 split: tuple(
-                    {field: str(shard["sha256"][field]) for field in DTYPES}
+                    {field: str(shard["sha256"][field]) for field in fields}
                     for shard in content[split]["shards"]
                 )
                 for split in _SPLITS
@@ -227,6 +258,8 @@ def _write_shard(scenes: Scenes, folder: Path, number: int) -> dict[str, str]:
     """Write one shard's files; returns their checksums."""
     checksums = {}
     for field, dtype in DTYPES.items():
+        if getattr(scenes, field) is None:
+            continue
         array = np.ascontiguousarray(getattr(scenes, field).cpu().numpy())
         assert array.dtype == dtype
         path = folder / f"{field}_{number:05}.npy"
@@ -251,6 +284,17 @@ def open_array(path: Path, dtype: str, shape: tuple[int, ...]) -> NDArray[Any]:
     if surplus or not array.flags.c_contiguous:
         raise DamagedFileError(f"{path} is not laid out as written: {surplus} bytes too long.")
     return array
+
+
+def _three(values: Any) -> tuple[float, float, float]:
+    first, second, third = (float(value) for value in values)
+    return first, second, third
+
+
+def _count(value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError(f"{value!r} is no number of objects")
+    return value
 
 
 def _positive(value: Any) -> int:

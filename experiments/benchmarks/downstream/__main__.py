@@ -14,9 +14,9 @@ from experiments.benchmarks.downstream.probes import TASKS, measure
 from experiments.benchmarks.downstream.report import format_table, save_picture
 from experiments.benchmarks.markdown import insert
 from experiments.boilr_folder import read_run_config
-from experiments.commands.evaluate import load_run
 from experiments.datasets import Scenes
 from experiments.datasets.sources import open_dataset
+from experiments.models import load_run
 from experiments.runs import Run
 
 DATASET = "multi-mnist-2"

@@ -218,12 +218,16 @@ def train(job: Job, args: argparse.Namespace) -> dict[str, Any]:
 
     Raises:
         Exception: whatever stops a run that is not training itself breaking down.
+        KeyboardInterrupt: if a signal stopped it.
     """
     experiment = CurveExperiment(experiment_args(job.variant, job.seed, args), job.variant)
     reason = None
     try:
         with contextlib.redirect_stdout(sys.stderr):  # what boilr and the trainer have to say
-            Trainer(experiment).run()
+            trainer = Trainer(experiment)
+            trainer.run()
+        if trainer.stopped_by is not None:  # a part of a run is no result
+            raise KeyboardInterrupt
     except FloatingPointError as error:
         reason = str(error)
     except (ValueError, RuntimeError) as error:

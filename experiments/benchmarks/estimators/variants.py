@@ -71,7 +71,7 @@ _TABLE: tuple[tuple[str, str, int, int, dict[str, Any], str, str, bool, int], ..
         *("reinforce-mlp", "reinforce", 1, 1, {"baseline": "mlp"}),
         *("Mnih & Gregor 2014", _ELBO, True, 1),
     ),
-    ("nvil", "nvil", 1, 1, {}, "Mnih & Gregor 2014", "nothing: score's part rescaled", True, 1),
+    ("nvil", "nvil", 1, 1, {}, "Mnih & Gregor 2014", "nothing: q(n)'s part rescaled", True, 1),
     ("rloo", "rloo", 5, 5, {}, "Kool 2019", _ELBO, True, 2),
     ("rloo-counts", "rloo", 5, 1, {"share_rollout": True}, "Kool 2019", _ELBO, True, 2),
     ("vimco", "vimco", 5, 5, {}, "Mnih & Rezende 2016", _IW, False, 2),

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from air import AIR
 from air.checkpoint import from_pretrained, save_pretrained
-from experiments.commands.evaluate import load_run
 from experiments.experiment import AIRExperiment
+from experiments.models import load_run
 from experiments.runs import Run
 from experiments.trainer import Trainer
 
@@ -65,7 +65,10 @@ def trained_weights(
         settings = argparse.Namespace(**(vars(args) | changes))
         experiment = _Snapshots(settings, folders)
         with contextlib.redirect_stdout(sys.stderr):
-            Trainer(experiment).run()
+            trainer = Trainer(experiment)
+            trainer.run()
+        if trainer.stopped_by is not None:  # half-trained weights are of no use
+            raise KeyboardInterrupt
         save_pretrained(experiment.model.air, folders[last], overwrite=True)
     return [
         WeightSet(

@@ -107,9 +107,10 @@ def _run(args: argparse.Namespace) -> None:
             for seed in range(args.seeds)  # seed by seed: a table of few seeds is there early
             for row in rows
         ]
-        waiting = [job for job in jobs if job.read() is None]
+        output = args.output.absolute()
+        waiting = [job for job in jobs if job.read() is None or job.lacks_views(output)]
         print(f"{len(jobs) - len(waiting)} of {len(jobs)} runs are there already.", flush=True)
-        make_runs(waiting, args.output.absolute(), args.jobs, args.threads)
+        make_runs(waiting, output, args.jobs, args.threads)
     text = format_table(table, args.records / args.table)
     if args.write is None:
         print(text)

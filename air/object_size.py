@@ -1,0 +1,163 @@
+"""How large are the objects? Estimated from the images alone, by their connected regions."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["ObjectSize", "Regions", "connected_regions", "estimate_object_size", "find_regions"]
+
+_LEAST_PIXELS = 4
+"""A region of fewer is noise."""
+_LEAST_SHARE = 0.1
+"""A region of less than this share of a large one's pixels is a speck."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectSize:
+    """Size of the objects in a set of images."""
+
+    size: float
+    """Longer side of a typical object's box, in pixels: the median."""
+    spread: float
+    """Standard deviation of that side in pixels, without the outermost twentieth at each end."""
+    num_components: int
+    """Regions that it was estimated from."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Regions:
+    """Connected regions of a set of images."""
+
+    boxes: Tensor
+    """Pixels ``(x_min, y_min, x_max, y_max)``, edges: int64 ``(N, 4)``."""
+    image: Tensor
+    """Which image each is in: int64 ``(N,)``."""
+    number: Tensor
+    """Its number in ``labels``: int64 ``(N,)``."""
+    labels: Tensor
+    """All regions, also those left out: int64 ``(B, H, W)``, see :func:`connected_regions`."""
+
+
+def estimate_object_size(images: Tensor, *, max_images: int = 1000) -> ObjectSize:
+    """Estimate how large objects are, without labels.
+
+    The foreground is what is brighter than Otsu's threshold of all pixels. Its connected regions
+    (eight neighbours), but for specks and those that touch the edge, are taken for objects. Objects
+    that touch each other count as one, and one in several pieces as several: the median bears
+    with some of both.
+
+    Otsu (1979), "A threshold selection method from gray-level histograms".
+
+    Args:
+        images: bright objects on a dark background, ``(B, C, H, W)``, float in [0, 1] or uint8.
+        max_images: how many to look at, evenly chosen.
+
+    Raises:
+        ValueError: if there is no foreground at all, or the images have another shape.
+    """
+    regions = find_regions(images[:: max(1, len(images) // max_images)])
+    sides = (regions.boxes[:, 2:] - regions.boxes[:, :2]).amax(dim=1).double().sort().values
+    cut = len(sides) // 20
+    core = sides[cut : len(sides) - cut]
+    return ObjectSize(
+        size=sides.median().item(),
+        spread=core.std(correction=0).item(),
+        num_components=len(sides),
+    )
+
+
+def find_regions(images: Tensor) -> Regions:
+    """Connected regions that are likely to be objects; see :func:`estimate_object_size`.
+
+    Args:
+        images: bright objects on a dark background, ``(B, C, H, W)``, float in [0, 1] or uint8.
+
+    Raises:
+        ValueError: if there is none, or the images have another shape.
+    """
+    if images.dim() != 4 or len(images) == 0:
+        raise ValueError(f"images must have shape (B, C, H, W), got {tuple(images.shape)}.")
+    grey = images.float().amax(dim=1)
+    grey = grey / grey.max().clamp(min=1e-8)
+    labels = connected_regions(grey > _otsu_threshold(grey))
+    regions, areas = _list_regions(labels)
+    keep = areas >= _LEAST_PIXELS
+    if not keep.any():
+        raise ValueError(
+            "no object was found to estimate the size of: nothing stands out from the background."
+        )
+    keep &= areas >= _LEAST_SHARE * areas[keep].double().quantile(0.9)
+    height, width = grey.shape[1:]
+    boxes = regions.boxes
+    inside = (boxes[:, :2] > 0).all(dim=1) & (boxes[:, 2] < width) & (boxes[:, 3] < height)
+    if (keep & inside).any():
+        keep &= inside
+    return Regions(
+        boxes=boxes[keep], image=regions.image[keep], number=regions.number[keep], labels=labels
+    )
+
+
+def connected_regions(foreground: Tensor) -> Tensor:
+    """Number the connected regions of each image.
+
+    Args:
+        foreground: bool, ``(B, H, W)``.
+
+    Returns:
+        int64 ``(B, H, W)``: 0 in the background; elsewhere a number above 0, the same for pixels
+        that are connected (eight neighbours), in this image alone.
+    """
+    number, height, width = foreground.shape
+    pixels = foreground.flatten().nonzero().squeeze(1)
+    grid = pixels.new_full((foreground.numel(),), -1)
+    grid[pixels] = torch.arange(len(pixels), device=pixels.device)
+    grid = grid.view(number, height, width)
+    pairs = []
+    for down, right in ((0, 1), (1, 0), (1, 1), (1, -1)):
+        one = grid[:, : height - down, max(0, -right) : width - max(0, right)]
+        other = grid[:, down:, max(0, right) : width - max(0, -right)]
+        both = (one >= 0) & (other >= 0)
+        pairs.append(torch.stack([one[both], other[both]]))
+    one, other = torch.cat(pairs, dim=1)
+    # Each pixel points to one of its region, in the end to the same: whatever two neighbours point
+    # to is made to point to the lesser, then chains are cut short. Some ten rounds, for any shape.
+    root = torch.arange(len(pixels), device=pixels.device)
+    while True:
+        before = root
+        least = torch.minimum(root[one], root[other])
+        root = root.scatter_reduce(0, root[one], least, "amin")
+        root = root.scatter_reduce(0, before[other], least, "amin")
+        while not torch.equal(shorter := root[root], root):
+            root = shorter
+        if torch.equal(root, before):
+            break
+    labels = torch.zeros(foreground.numel(), dtype=torch.int64, device=pixels.device)
+    labels[pixels] = pixels[root] % (height * width) + 1
+    return labels.view(number, height, width)
+
+
+def _list_regions(labels: Tensor) -> tuple[Regions, Tensor]:
+    """All regions, and the number of pixels of each ``(N,)``."""
+    image, y, x = labels.nonzero(as_tuple=True)
+    pixels = labels[0].numel() + 1
+    key = image * pixels + labels[image, y, x]
+    unique, index, areas = key.unique(return_inverse=True, return_counts=True)
+    corners = torch.stack([-x, -y, x + 1, y + 1], dim=1)
+    boxes = corners.new_full((len(unique), 4), -(max(labels.shape) + 1))
+    boxes.scatter_reduce_(0, index[:, None].expand(-1, 4), corners, "amax")
+    boxes[:, :2] *= -1
+    regions = Regions(boxes=boxes, image=unique // pixels, number=unique % pixels, labels=labels)
+    return regions, areas
+
+
+def _otsu_threshold(grey: Tensor, bins: int = 256) -> float:
+    """The threshold with the greatest variance between what is below and above it."""
+    histogram = torch.histc(grey, bins, 0, 1).double()
+    centres = (torch.arange(bins, dtype=torch.float64, device=grey.device) + 0.5) / bins
+    below, total = histogram.cumsum(0), histogram.sum()
+    above = total - below
+    mass = (histogram * centres).cumsum(0)
+    between = below * above * (mass / below - (mass[-1] - mass) / above).square()
+    best = between.nan_to_num(nan=-1.0).argmax()
+    return (int(best) + 1) / bins
