@@ -265,6 +265,18 @@ def test_a_run_without_logs_and_a_model_without_objects_have_a_page():
     assert 'id="metrics"' not in page
 
 
+def test_scenes_of_unknown_counts_have_a_page_without_the_truth():
+    findings = make_findings()
+    readings = dataclasses.replace(findings.readings, true=None)
+    findings = dataclasses.replace(findings, readings=readings)
+    pictures = draw_all(findings)
+    assert {picture.name for picture in pictures} == set(PICTURES) - {"counts"}
+    page = render(findings, pictures)
+    mean = findings.readings.counts.double().mean()
+    assert f"<strong>{float(mean):.2f}</strong>objects in each of 30 held-out scenes" in page
+    assert "counts right</li>" not in page
+
+
 # The command
 
 

@@ -15,22 +15,14 @@ from air.visualization.drawing import (
     to_uint8,
 )
 from air.visualization.looks import look_map
-from air.visualization.steps import StepTrace, step_grid, step_tiles, trace_steps
-from air.visualization.walks import walk_z_what, walk_z_where
 
 __all__ = [
     "BOX_COLORS",
-    "StepTrace",
     "as_tiles",
     "draw_boxes",
     "draw_frames",
     "image_grid",
     "look_map",
     "reconstruction_grid",
-    "step_grid",
-    "step_tiles",
     "to_uint8",
-    "trace_steps",
-    "walk_z_what",
-    "walk_z_where",
 ]

@@ -10,10 +10,10 @@ from tqdm import tqdm
 
 from experiments.arguments import add_data_arguments
 from experiments.boilr_folder import convert_log, read_run_config
-from experiments.commands.evaluate import load_run
 from experiments.datasets import check_max_objects
 from experiments.datasets.sources import check_dataset, open_dataset
 from experiments.files import write_file
+from experiments.models import load_run
 from experiments.runs import Run
 
 DESCRIPTION = """\

@@ -7,14 +7,9 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from air import AIR
-from air.visualization import (
-    as_tiles,
-    draw_boxes,
-    step_tiles,
-    trace_steps,
-    walk_z_what,
-    walk_z_where,
-)
+from air.traces import step_tiles, trace_steps
+from air.visualization import as_tiles, draw_boxes
+from air.walks import walk_z_what, walk_z_where
 from experiments.figures.style import Theme, tile_figure
 
 _SCALE = 3
@@ -75,14 +70,14 @@ def steps(air: AIR, images: Tensor, theme: Theme) -> Figure:
     )  # fmt: skip
 
 
-def hardest(air: AIR, images: Tensor, elbos: Tensor, true: Tensor, theme: Theme) -> Figure:
+def hardest(air: AIR, images: Tensor, elbos: Tensor, true: Tensor | None, theme: Theme) -> Figure:
     """Scenes above their reconstructions, with their ELBO and how many objects were found.
 
     Args:
         air: the model.
         images: ``(B, C, H, W)``.
         elbos: nats, ``(B,)``.
-        true: true counts, ``(B,)``.
+        true: true counts, ``(B,)``; None where they are unknown.
         theme: colours.
     """
     reading = air.infer(images)
@@ -93,13 +88,16 @@ def hardest(air: AIR, images: Tensor, elbos: Tensor, true: Tensor, theme: Theme)
             for pictures in (images, reading.canvas)
         ]
     )
+    found = [f"found {n}" for n in counts.tolist()]
+    if true is not None:
+        found = [f"{text}, true {n}" for text, n in zip(found, true.tolist(), strict=True)]
     return tile_figure(
         tiles,
         theme,
         rows=["input", "canvas"],
         notes=[
             [f"{elbo:.0f} nats".replace("-", "−") for elbo in elbos.tolist()],
-            [f"found {n}, true {m}" for n, m in zip(counts.tolist(), true.tolist(), strict=True)],
+            found,
         ],
         gap=6,
         font_size=7.5,

@@ -44,17 +44,19 @@ class Readings:
     """What they look like: ``(N, T, D)``; NaN beyond the count."""
     elbos: Tensor
     """ELBO of each scene, exact in n, at one draw of the latents, in nats: ``(N,)``."""
-    true: Tensor
-    """Objects that are there: int64 ``(N,)``."""
+    true: Tensor | None
+    """Objects that are there: int64 ``(N,)``. None where that is not known of every scene."""
 
     @property
-    def accuracy(self) -> float:
+    def accuracy(self) -> float | None:
         """Share of scenes whose count is right."""
-        return float((self.counts == self.true).double().mean())
+        return None if self.true is None else float((self.counts == self.true).double().mean())
 
     @property
-    def confusion(self) -> Tensor:
+    def confusion(self) -> Tensor | None:
         """Scenes by true count and count found: ``(M + 1, T + 1)``."""
+        if self.true is None:
+            return None
         return confusion_matrix(self.true, self.counts, self.boxes.shape[1])
 
 
@@ -111,7 +113,7 @@ def read_scenes(
         if on_batch is not None:
             on_batch(len(chunk))
     whole = {name: torch.cat(tensors).cpu() for name, tensors in parts.items()}
-    return Readings(**whole, true=scenes.num_objects.cpu())
+    return Readings(**whole, true=scenes.num_objects.cpu() if scenes.is_counted else None)
 
 
 def read_metrics(run: Run) -> Curves:

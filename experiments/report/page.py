@@ -64,10 +64,13 @@ def render(findings: Findings, pictures: Sequence[Drawn]) -> str:
 def facts(findings: Findings) -> list[tuple[str, str]]:
     """The few figures at the head of the page: value, and what it is."""
     readings = findings.readings
-    found = [
-        (f"{readings.accuracy:.2%}", f"of {len(readings.true):,} held-out counts right"),
-        (f"{float(readings.elbos.mean()):.1f}", "nats of ELBO, held out"),
-    ]
+    number = f"{len(readings.counts):,}"
+    if readings.accuracy is None:
+        found = [(f"{float(readings.counts.double().mean()):.2f}", f"objects in each of {number} "
+                  "held-out scenes, whose true counts are unknown")]  # fmt: skip
+    else:
+        found = [(f"{readings.accuracy:.2%}", f"of {number} held-out counts right")]
+    found.append((f"{float(readings.elbos.mean()):.1f}", "nats of ELBO, held out"))
     bounds = [
         report
         for report in findings.evaluations

@@ -90,8 +90,9 @@ def _images(findings: Findings, positions: list[int]) -> Tensor:
 
 
 def _chosen(findings: Findings, number: int) -> Tensor:
-    """The first scenes of the set, as even over the true counts as can be."""
-    first = findings.readings.true[:1000].tolist()
+    """The first scenes of the set, as even over the counts, true if known, as can be."""
+    readings = findings.readings
+    first = (readings.counts if readings.true is None else readings.true)[:1000].tolist()
     return _images(findings, scenes.choose_scenes(first, number))
 
 
@@ -110,15 +111,17 @@ def _looks(findings: Findings, theme: Theme) -> Figure:
     return charts.looks(maps, numbers, theme)
 
 
-def _counts(findings: Findings, theme: Theme) -> Figure:
-    return charts.confusion(findings.readings.confusion, theme)
+def _counts(findings: Findings, theme: Theme) -> Figure | None:
+    counts = findings.readings.confusion
+    return None if counts is None else charts.confusion(counts, theme)
 
 
 def _hardest(findings: Findings, theme: Theme) -> Figure:
     readings = findings.readings
     worst = readings.elbos.argsort()[:_HARDEST]
     images = _images(findings, worst.tolist())
-    return scenes.hardest(findings.air, images, readings.elbos[worst], readings.true[worst], theme)
+    true = None if readings.true is None else readings.true[worst]
+    return scenes.hardest(findings.air, images, readings.elbos[worst], true, theme)
 
 
 def _samples(findings: Findings, theme: Theme) -> Figure:

@@ -7,17 +7,9 @@ import pytest
 import torch
 
 from air.spatial_transformer import boxes_in_pixels
-from air.visualization import (
-    BOX_COLORS,
-    as_tiles,
-    draw_frames,
-    look_map,
-    step_grid,
-    step_tiles,
-    trace_steps,
-    walk_z_what,
-    walk_z_where,
-)
+from air.traces import step_grid, step_tiles, trace_steps
+from air.visualization import BOX_COLORS, as_tiles, draw_frames, look_map
+from air.walks import walk_z_what, walk_z_where
 from tests.small import CONFIG, finding_model, small_images, small_model
 
 H, W = CONFIG.canvas_size

@@ -9,7 +9,7 @@ from air.distributions import NumSteps
 from air.generative import Canvas
 from air.model import AIR
 from air.spatial_transformer import boxes_in_pixels
-from air.visualization.drawing import BOX_COLORS, as_tiles, draw_boxes, draw_frames, image_grid
+from air.visualization import BOX_COLORS, as_tiles, draw_boxes, draw_frames, image_grid
 
 __all__ = ["StepTrace", "step_grid", "step_tiles", "trace_steps"]
 
