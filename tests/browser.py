@@ -118,6 +118,14 @@ class Browser:
             raise RuntimeError(f"{expression}: {answer['exceptionDetails']}")
         return answer["result"].get("value")
 
+    def press(self, key):
+        """Press a key and let go of it: ``Tab``, ``Enter`` or ``Escape``."""
+        code = {"Tab": 9, "Enter": 13, "Escape": 27}[key]
+        fields = {"key": key, "code": key, "windowsVirtualKeyCode": code}
+        text = {"text": "\r"} if key == "Enter" else {}
+        self.call("Input.dispatchKeyEvent", type="keyDown", **fields, **text)
+        self.call("Input.dispatchKeyEvent", type="keyUp", **fields)
+
     def screenshot(self):
         """What is in view, as PNG."""
         return base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"])

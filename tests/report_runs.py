@@ -1,5 +1,7 @@
 """Findings about a small model that was never trained: all that a report needs."""
 
+import functools
+
 from experiments.experiment import AIRExperiment
 from experiments.report.gather import Findings, read_scenes
 from experiments.report.page import render
@@ -55,7 +57,14 @@ def draw_all(findings):
     return [drawn for name in PICTURES if (drawn := draw(name, findings))]
 
 
-def write_page(findings, path):
-    """Write the whole page; hands back its path."""
-    path.write_text(render(findings, draw_all(findings)), encoding="utf-8")
+@functools.cache
+def example():
+    """Findings and all pictures of them: made once, since drawing takes seconds. Change neither."""
+    findings = make_findings()
+    return findings, draw_all(findings)
+
+
+def write_page(path):
+    """Write the page of the example; hands back its path."""
+    path.write_text(render(*example()), encoding="utf-8")
     return path

@@ -17,22 +17,22 @@ from experiments.cli import main
 from experiments.datasets import DATASETS, DataSplits
 from experiments.files import DamagedFileError
 from experiments.report.gather import find_run, find_seeds, read_evaluations, read_metrics
-from experiments.report.page import render
+from experiments.report.page import facts, metrics_table, render
 from experiments.report.pictures import PICTURES, draw, parse_names
 from experiments.runs import Run
 from tests.conftest import make_scenes
-from tests.report_runs import draw_all, make_findings
+from tests.report_runs import draw_all, example, make_findings
 from tests.runs import use_tiny_models
 
 
 @pytest.fixture(scope="module")
 def findings():
-    return make_findings()
+    return example()[0]
 
 
 @pytest.fixture(scope="module")
-def drawn(findings):
-    return draw_all(findings)
+def drawn():
+    return example()[1]
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +182,10 @@ def test_every_picture_is_there_for_light_and_for_dark(html, drawn):
     dark = [a for tag, a in tags if tag == "source"]
     assert len(light) == len(dark) == len(drawn)
     for picture, first, second in zip(drawn, light, dark, strict=True):
-        assert first["alt"] == picture.picture.title
+        assert first["alt"] == picture.picture.alt
+        if not picture.picture.vector:
+            with Image.open(io.BytesIO(picture.light)) as image:
+                assert (int(first["width"]), int(first["height"])) == image.size
         assert second["media"] == "(prefers-color-scheme: dark)"
         for uri, content in ((first["src"], picture.light), (second["srcset"], picture.dark)):
             assert base64.b64decode(uri.split(",")[1]) == content
@@ -210,15 +213,27 @@ def test_pictures_are_the_same_each_time(findings, drawn):
 
 def test_the_page_says_the_figures(html, findings):
     text = re.sub(r"\s+", " ", re.sub(r"<[^>]*>", "|", html))
-    assert f"|{findings.readings.accuracy:.2%}|" in text
-    assert "|490.8|nats log p(x) is at least" in text
+    assert f"|{100 * findings.readings.accuracy:.2f} %|" in text
+    assert "|490.8|nats, a lower bound of log p(x)" in text
     assert "|1,000|training steps" in text
     rows = {row[0]: row[1:] for row in table(html)}
-    assert rows["counts right, posterior mode"] == ["", "98.70%", "98.71%"]
+    assert rows["counts right, posterior mode"] == ["", "98.70 %", "98.71 %"]
     assert rows["ELBO"] == ["500.0", "480.5", "481.2"]
     assert rows["effective samples of that bound"] == ["", "", "3.46"]
     assert "images a second" not in rows
     assert "Here: small-seed1." in html
+
+
+@pytest.mark.parametrize(
+    ("change", "shown"),
+    [({}, True), ({"max_shift": 6}, False), ({"dataset": "x"}, False), ({"step": 9}, False)],
+)
+def test_the_bound_at_the_head_is_of_these_scenes_as_they_are(findings, change, shown):
+    report = findings.evaluations[0] | change
+    findings = dataclasses.replace(findings, evaluations=[report])
+    assert ("490.8" in dict(facts(findings))) == shown
+    ((_, detail),) = metrics_table(findings)["heads"][2:]
+    assert ("best of 25 views within 6 pixels" in detail) == ("max_shift" in change)
 
 
 def table(html):
@@ -324,10 +339,10 @@ def test_what_evaluate_wrote_is_in_the_table(output, tmp_path, capsys):
     call = ["report", "c", "--runs", str(output), "--output", str(page), "--only", "counts"]
     assert main(call) == 0
     html = page.read_text(encoding="utf-8")
-    assert "evaluate, 10 scenes, 3 samples" in html
+    assert "10 scenes, 3 samples" in html
     (path,) = (output / "c" / "results").glob("evaluation_*.json")
     bound = json.loads(path.read_text(encoding="utf-8"))["log_likelihood_bound"]
-    assert f"<strong>{bound:.1f}</strong>nats log p(x) is at least" in html
+    assert f"<strong>{bound:.1f}</strong>nats, a lower bound of log p(x)" in html
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,7 @@ def confusion(counts: Tensor, theme: Theme) -> Figure:
             panel.add_patch(_cell(x, y, theme.strong if right else theme.other, strength))
             number, light = int(rows[y, x]), strength < 0.55
             color = theme.text if light else theme.page
-            small = theme.faint if not number else color
+            small = theme.beside if not number else color
             panel.text(x, y - 0.1 if number else y, f"{number:,}", ha="center", va="center",
                        color=small, fontsize=10)  # fmt: skip
             if number:

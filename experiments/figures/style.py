@@ -84,6 +84,13 @@ def to_svg(figure: Figure) -> bytes:
     return file.getvalue()
 
 
+def page_size(figure: Figure, *, vector: bool) -> tuple[int, int]:
+    """Width and height that a page gives the file of :func:`to_svg` (vector) or :func:`to_png`."""
+    dots = 96 if vector else _DPI  # an inch of a page is 96 of its pixels
+    width, height = figure.get_size_inches()
+    return round(dots * width), round(dots * height)
+
+
 def tile_figure(
     tiles: Tensor,
     theme: Theme,

@@ -50,6 +50,9 @@ def render(findings: Findings, pictures: Sequence[Drawn]) -> str:
                 "name": drawn.name,
                 "title": drawn.picture.title,
                 "caption": drawn.picture.caption,
+                "alt": drawn.picture.alt,
+                "width": drawn.size[0],
+                "height": drawn.size[1],
                 "light": _data_uri(drawn.light, drawn.mime),
                 "dark": _data_uri(drawn.dark, drawn.mime),
             }
@@ -69,15 +72,19 @@ def facts(findings: Findings) -> list[tuple[str, str]]:
         found = [(f"{float(readings.counts.double().mean()):.2f}", f"objects in each of {number} "
                   "held-out scenes, whose true counts are unknown")]  # fmt: skip
     else:
-        found = [(f"{readings.accuracy:.2%}", f"of {number} held-out counts right")]
+        found = [(_format(readings.accuracy, "share"), f"of {number} held-out counts right")]
     found.append((f"{float(readings.elbos.mean()):.1f}", "nats of ELBO, held out"))
     bounds = [
         report
         for report in findings.evaluations
-        if is_number(report.get("log_likelihood_bound")) and report.get("step") == findings.step
+        if is_number(report.get("log_likelihood_bound"))
+        and report.get("step") == findings.step
+        and report.get("dataset") == findings.dataset
+        and not report.get("max_shift")
     ]
     if bounds:
-        found.append((f"{bounds[-1]['log_likelihood_bound']:.1f}", "nats log p(x) is at least"))
+        bound = f"{bounds[-1]['log_likelihood_bound']:.1f}"
+        found.append((bound, "nats, a lower bound of log p(x)"))
     found.append((f"{findings.step:,}", "training steps"))
     weights = sum(parameter.numel() for parameter in findings.air.parameters())
     return [*found, (f"{weights / 1e6:.2f} M", "weights")]
@@ -93,9 +100,11 @@ def metrics_table(findings: Findings) -> dict[str, Any]:
             values = {name: value for name, (at, value) in last.items() if at == step}
             columns.append((title, f"step {step:,}", values))
     for report in findings.evaluations:
-        detail = f"step {report.get('step')}, {report.get('dataset')}"
-        scenes, samples = report.get("num_images"), report.get("num_samples")
-        columns.append((f"evaluate, {scenes} scenes, {samples} samples", detail, report))
+        step, scenes, samples = map(_number, map(report.get, ("step", "num_images", "num_samples")))
+        detail = f"step {step}, {report.get('dataset')}, {scenes} scenes, {samples} samples"
+        if shift := report.get("max_shift"):
+            detail += f", best of 25 views within {_number(shift)} pixels"
+        columns.append(("evaluate", detail, report))
     rows = [
         (label, [_format(values.get(name), unit) for *_, values in columns])
         for name, label, unit in _ROWS
@@ -119,8 +128,15 @@ def settings_table(findings: Findings) -> list[tuple[str, str, str]]:
 def _format(value: Any, unit: str) -> str:
     if not is_number(value):
         return ""
-    formats = {"share": "{:.2%}", "nats": "{:.1f}", "count": "{:,.0f}"}
+    if unit == "share":
+        return f"{100 * value:.2f} %"
+    formats = {"nats": "{:.1f}", "count": "{:,.0f}"}
     return formats.get(unit, "{:.3g}").format(value)
+
+
+def _number(value: Any) -> str:
+    """A number as the page shows it, anything else as it is."""
+    return f"{value:,}" if is_number(value) else str(value)
 
 
 def _text(value: Any) -> str:

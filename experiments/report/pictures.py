@@ -9,7 +9,7 @@ from torch import Tensor
 
 from air.visualization import look_map
 from experiments.figures import charts, scenes
-from experiments.figures.style import DARK, LIGHT, Theme, to_png, to_svg
+from experiments.figures.style import DARK, LIGHT, Theme, page_size, to_png, to_svg
 from experiments.report.gather import Findings
 
 _RECONSTRUCTIONS = 20
@@ -24,6 +24,8 @@ class Picture:
 
     title: str
     caption: str
+    alt: str
+    """What is to be seen, for those who cannot."""
     draw: Callable[[Findings, Theme], Figure | None]
     """None where there is nothing to show."""
     vector: bool = False
@@ -38,6 +40,8 @@ class Drawn:
     picture: Picture
     light: bytes
     dark: bytes
+    size: tuple[int, int]
+    """Width and height in a page's pixels, where it is neither enlarged nor shrunk."""
 
     @property
     def mime(self) -> str:
@@ -61,7 +65,7 @@ def draw(name: str, findings: Findings, seed: int = 0) -> Drawn | None:
         if figure is None:
             return None
         files.append(to_svg(figure) if picture.vector else to_png(figure))
-    return Drawn(name, picture, *files)
+    return Drawn(name, picture, *files, size=page_size(figure, vector=picture.vector))
 
 
 def draw_png(name: str, findings: Findings, seed: int = 0) -> bytes | None:
@@ -157,6 +161,7 @@ PICTURES = {
         "Scenes and reconstructions",
         "Held-out scenes above what the model makes of them, with the boxes it found: first object "
         "red, second green, third blue.",
+        "Rows of scenes, each above its reconstruction, with coloured boxes around the objects.",
         _reconstructions,
     ),
     "steps": Picture(
@@ -164,12 +169,15 @@ PICTURES = {
         "A row is one reading. At each step the model decides whether there is one more object "
         "(bar and number: how probable it is), looks at a part of the scene (glimpse), and draws "
         "what it takes it for (decoded glimpse). Blank: steps it did not take.",
+        "For each scene in a row: the scene, the canvas after each object, the glimpses and the "
+        "decoded glimpses.",
         _steps,
     ),
     "looks": Picture(
         "Where each step looks",
         "How often a pixel lies in the box of the first, second, third object, of all held-out "
         "scenes in which that object was found.",
+        "A heat map of the canvas for each step.",
         _looks,
         vector=True,
     ),
@@ -177,6 +185,7 @@ PICTURES = {
         "Counts",
         "Held-out scenes by true number of objects and number found, and their share of the row. "
         "Blue is right.",
+        "A table of held-out scenes: a row for each true number, a column for each number found.",
         _counts,
         vector=True,
     ),
@@ -184,24 +193,29 @@ PICTURES = {
         "The hardest scenes",
         "The held-out scenes with the lowest ELBO, the worst first, above what the model makes of "
         "them at the mean of its latents. The ELBO is that of one draw.",
+        "Scenes above their reconstructions, with their ELBO and the numbers of objects.",
         _hardest,
     ),
     "samples": Picture(
-        "Made up",
-        "Scenes from the prior, a row for each number of objects. Under the prior of the number "
-        "itself nearly all scenes are empty.",
+        "Samples of the prior",
+        "Scenes that the model makes up, a row for each number of objects. Under the prior of the "
+        "number itself nearly all scenes are empty.",
+        "Rows of made-up scenes with one, two and more objects.",
         _samples,
     ),
     "walk_z_what": Picture(
         "A walk through z_what",
         "Decoded glimpses on the straight line between the appearances of two objects found; each "
         "row begins where the one above ended.",
+        "Rows of objects, each a little different from the one before it.",
         _walk_z_what,
     ),
     "walk_z_where": Picture(
         "A walk through z_where",
         "One object while its scale, its x and its y go from two standard deviations of their "
         "prior below the mean to two above. A larger s is a smaller object.",
+        "Three rows of one object: it shrinks, it moves from right to left, and from the bottom "
+        "to the top.",
         _walk_z_where,
     ),
     "curves": Picture(
@@ -209,6 +223,7 @@ PICTURES = {
         "Counts right (training: in one draw; held out: at the posterior's mode; the axis spreads "
         "what is near 100 %), ELBO, and its KL terms. Runs in the same folder that differ in their "
         "seed only are drawn behind.",
+        "Three charts against the training step. The last values are in the table of metrics.",
         _curves,
         vector=True,
     ),
