@@ -100,8 +100,8 @@ def metrics_table(findings: Findings) -> dict[str, Any]:
             values = {name: value for name, (at, value) in last.items() if at == step}
             columns.append((title, f"step {step:,}", values))
     for report in findings.evaluations:
-        step, scenes, samples = map(_number, map(report.get, ("step", "num_images", "num_samples")))
-        detail = f"step {step}, {report.get('dataset')}, {scenes} scenes, {samples} samples"
+        at, scenes, samples = map(_number, map(report.get, ("step", "num_images", "num_samples")))
+        detail = f"step {at}, {report.get('dataset')}, {scenes} scenes, {samples} samples"
         if shift := report.get("max_shift"):
             detail += f", best of 25 views within {_number(shift)} pixels"
         columns.append(("evaluate", detail, report))

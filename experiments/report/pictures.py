@@ -58,14 +58,16 @@ def draw(name: str, findings: Findings, seed: int = 0) -> Drawn | None:
         seed: of what is random in it.
     """
     picture = PICTURES[name]
-    files = []
+    files, size = [], (0, 0)
     for theme in (LIGHT, DARK):
         torch.manual_seed(seed)  # the same samples on both
         figure = picture.draw(findings, theme)
         if figure is None:
             return None
         files.append(to_svg(figure) if picture.vector else to_png(figure))
-    return Drawn(name, picture, *files, size=page_size(figure, vector=picture.vector))
+        size = page_size(figure, vector=picture.vector)
+    light, dark = files
+    return Drawn(name, picture, light, dark, size)
 
 
 def draw_png(name: str, findings: Findings, seed: int = 0) -> bytes | None:
