@@ -5,12 +5,23 @@ import sys
 from collections.abc import Sequence
 
 from air import __version__
-from experiments.commands import data, demo, doctor, evaluate, export, predict, sample, train
+from experiments.commands import (
+    data,
+    demo,
+    doctor,
+    evaluate,
+    export,
+    predict,
+    report,
+    sample,
+    train,
+)
 from experiments.help import Parser, program
 
 COMMANDS = {
     "train": (train, "train a model (the default)"),
     "evaluate": (evaluate, "count accuracy and bounds of a trained model"),
+    "report": (report, "one HTML page about a run, or its pictures"),
     "predict": (predict, "find the objects of your images"),
     "sample": (sample, "draw scenes from a trained model"),
     "demo": (demo, "drag digits about and see AIR look, in a browser"),

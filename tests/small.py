@@ -31,3 +31,18 @@ def small_images(number=5, seed=1, dtype=torch.float32, config=CONFIG):
     """Random images in [0, 1]."""
     generator = torch.Generator().manual_seed(seed)
     return torch.rand(number, *config.image_shape, generator=generator, dtype=dtype)
+
+
+def finding_model(images, seed=2, **changes):
+    """A small model that finds objects in about half of these images, not the same number in all.
+
+    ``small_model`` itself finds none at all.
+    """
+    model = small_model(seed, **changes)
+    head = [module for module in model.inference.predictor.modules() if hasattr(module, "bias")][-1]
+    prior = model.prior().z_where
+    with torch.no_grad():
+        head.weight[0].mul_(40.0)
+        rollout = model.inference(model.as_input(images), prior, use_means=True)
+        head.bias[0] -= rollout.continue_logits[0].median()
+    return model

@@ -1,16 +1,20 @@
-"""Pictures of what a model sees and makes: tensors in, tensors out.
-
-Boxes are ``(x_min, y_min, x_max, y_max)`` in pixels, of edges: a box of the whole image is
-``(0, 0, W, H)``. Show a picture with any library, e.g. ``PIL.Image.fromarray(
-to_uint8(picture).numpy())``.
-"""
+"""Boxes, grids and frames: what every picture is made of."""
 
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["BOX_COLORS", "draw_boxes", "image_grid", "reconstruction_grid", "to_uint8"]
+__all__ = [
+    "BOX_COLORS",
+    "as_tiles",
+    "draw_boxes",
+    "draw_frames",
+    "image_grid",
+    "reconstruction_grid",
+    "to_uint8",
+]
 
 BOX_COLORS: tuple[tuple[float, float, float], ...] = (
     (1.0, 0.0, 0.0),  # red
@@ -89,6 +93,65 @@ def draw_boxes(images: Tensor, boxes: Tensor, num_objects: Tensor, *, scale: int
                 color=color,
             )
     return pictures
+
+
+def as_tiles(images: Tensor, size: tuple[int, int], *, background: float = 1.0) -> Tensor:
+    """Pictures of one size, to be laid side by side: glimpses as large as the canvas, say.
+
+    Each image is enlarged or shrunk by nearest neighbour, as far as it fits with its proportions
+    kept, and centred.
+
+    Args:
+        images: float in [0, 1] or ``uint8``, shape ``(B, C, H, W)`` with C of 1 or 3.
+        size: height and width of a tile in pixels.
+        background: grey value in [0, 1] of what is left free.
+
+    Returns:
+        Float in [0, 1], shape ``(B, 3, *size)``.
+
+    Raises:
+        ValueError: if the shape does not fit, or the size is below 1.
+    """
+    _check_images(images, "images")
+    if min(size) < 1:
+        raise ValueError(f"size must be at least (1, 1), got {tuple(size)}.")
+    pictures = _as_rgb(images)
+    height, width = pictures.shape[-2:]
+    factor = min(size[0] / height, size[1] / width)
+    inner = (max(1, round(height * factor)), max(1, round(width * factor)))
+    tiles = pictures.new_full((len(pictures), 3, *size), background)
+    top, left = (size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2
+    tiles[:, :, top : top + inner[0], left : left + inner[1]] = F.interpolate(
+        pictures, inner, mode="nearest-exact"
+    )
+    return tiles
+
+
+def draw_frames(pictures: Tensor, colors: Tensor, *, line: int = 2) -> Tensor:
+    """Colour the outermost pixels of pictures.
+
+    Args:
+        pictures: float in [0, 1] or ``uint8``, shape ``(B, C, H, W)`` with C of 1 or 3.
+        colors: RGB in [0, 1] of each frame, shape ``(B, 3)``.
+        line: width of the frame in pixels.
+
+    Returns:
+        Float in [0, 1], shape ``(B, 3, H, W)``; the input is not changed.
+
+    Raises:
+        ValueError: if the shapes do not fit each other.
+    """
+    _check_images(pictures, "pictures")
+    if colors.shape != (len(pictures), 3):
+        raise ValueError(
+            f"colors must have shape (B, 3) with B = {len(pictures)}, got {tuple(colors.shape)}."
+        )
+    framed = _as_rgb(pictures)
+    colors = colors.to(framed)[:, :, None, None]
+    for edge in (slice(None, line), slice(-line, None)):
+        framed[:, :, edge, :] = colors
+        framed[:, :, :, edge] = colors
+    return framed
 
 
 def image_grid(
