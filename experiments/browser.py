@@ -226,8 +226,11 @@ class Browser:
 
     def press(self, key: str, code: int) -> None:
         """Press and release a key, by its name and its virtual key code."""
-        for kind in ("rawKeyDown", "keyUp"):
-            self.call("Input.dispatchKeyEvent", type=kind, key=key, windowsVirtualKeyCode=code)
+        fields = {"key": key, "windowsVirtualKeyCode": code}
+        # Enter does what it does to a button by way of the character that it types.
+        down = {"type": "keyDown", "text": "\r"} if key == "Enter" else {"type": "rawKeyDown"}
+        self.call("Input.dispatchKeyEvent", **down, **fields)
+        self.call("Input.dispatchKeyEvent", type="keyUp", **fields)
 
     def choose_file(self, selector: str, path: Path) -> None:
         """Give a file to a field for files, as a user would."""

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.browser import Browser, find_chromium
+from experiments.browser import Browser, find_chromium
 from tests.report_runs import write_page
 
 pytestmark = pytest.mark.skipif(
@@ -23,9 +23,16 @@ def page(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def browser():
-    browser = Browser(find_chromium())
-    yield browser
-    browser.close()
+    with Browser(timeout=60) as browser:
+        yield browser
+
+
+def show(browser, page, *, dark=False, size=(1280, 900)):
+    """Load a file, and forget what was said before."""
+    browser.use_dark(dark)
+    browser.resize(*size)
+    browser.errors.clear()
+    browser.open(page.resolve().as_uri())
 
 
 CONTRASTS = """(() => {
@@ -62,22 +69,22 @@ def pixels(png):
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("size", [(1280, 900), (380, 800)], ids=["wide", "narrow"])
 def test_the_page_loads_without_a_word_on_the_console(browser, page, dark, size):
-    browser.open(page, dark=dark, size=size)
-    assert browser.run("document.readyState") == "complete"
-    assert browser.problems == []
+    show(browser, page, dark=dark, size=size)
+    assert browser.evaluate("document.readyState") == "complete"
+    assert browser.errors == []
     # Nothing was asked of a network, or of another file.
-    urls = browser.run("performance.getEntriesByType('resource').map(entry => entry.name)")
+    urls = browser.evaluate("performance.getEntriesByType('resource').map(entry => entry.name)")
     assert [url for url in urls if not url.startswith("data:")] == []
     # The page itself never scrolls sideways.
-    assert browser.run("document.documentElement.scrollWidth <= innerWidth")
+    assert browser.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_all_pictures_have_pixels(browser, page, dark):
-    browser.open(page, dark=dark)
+    show(browser, page, dark=dark)
     number = len(re.findall(r"<img ", page.read_text(encoding="utf-8")))
     assert number >= 7
-    shown = browser.run(
+    shown = browser.evaluate(
         "Promise.all([...document.images].map(async image => { await image.decode(); "
         "return [image.naturalWidth, image.naturalHeight, image.clientWidth, "
         "image.currentSrc.slice(0, 11)]; }))"
@@ -92,9 +99,9 @@ def test_all_pictures_have_pixels(browser, page, dark):
 def test_light_and_dark_differ(browser, page):
     views, sources = [], []
     for dark in (False, True):
-        browser.open(page, dark=dark)
-        views.append(pixels(browser.screenshot()))
-        sources.append(browser.run("[...document.images].map(image => image.currentSrc)"))
+        show(browser, page, dark=dark)
+        views.append(pixels(browser.screenshot(whole_page=False)))
+        sources.append(browser.evaluate("[...document.images].map(image => image.currentSrc)"))
     light, dark = (view[5:20, 5:20].mean() for view in views)  # an empty corner
     assert light > 250
     assert dark < 40
@@ -106,8 +113,8 @@ def test_light_and_dark_differ(browser, page):
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_all_words_stand_out_from_what_is_behind_them(browser, page, dark):
-    browser.open(page, dark=dark)
-    contrasts = browser.run(CONTRASTS)
+    show(browser, page, dark=dark)
+    contrasts = browser.evaluate(CONTRASTS)
     assert len(contrasts) > 50
     # What WCAG 2 asks of text (1.4.3, level AA).
     assert [found for found in contrasts if found[0] < 4.5] == []
@@ -115,8 +122,8 @@ def test_all_words_stand_out_from_what_is_behind_them(browser, page, dark):
 
 @pytest.mark.parametrize("size", [(1280, 900), (380, 800)], ids=["wide", "narrow"])
 def test_pictures_are_never_so_small_that_nothing_can_be_read(browser, page, size):
-    browser.open(page, size=size)
-    shares = browser.run(
+    show(browser, page, size=size)
+    shares = browser.evaluate(
         "[...document.images].map(image => [image.alt, image.clientWidth, "
         "Math.min(704, 0.7 * image.getAttribute('width'))])"
     )
@@ -124,46 +131,46 @@ def test_pictures_are_never_so_small_that_nothing_can_be_read(browser, page, siz
 
 
 def is_open(browser):
-    return browser.run("document.querySelector('dialog').open")
+    return browser.evaluate("document.querySelector('dialog').open")
 
 
 @pytest.mark.parametrize("target", ["dialog", "dialog picture", "dialog button"])
 @pytest.mark.parametrize("number", [0, 3])  # a PNG that is large, an SVG that is small
 def test_a_click_enlarges_a_picture_and_another_one_closes_it(browser, page, target, number):
-    browser.open(page, size=(900, 600))
+    show(browser, page, size=(900, 600))
     assert not is_open(browser)
-    browser.run(f"document.querySelectorAll('.zoom')[{number}].click()")
+    browser.evaluate(f"document.querySelectorAll('.zoom')[{number}].click()")
     assert is_open(browser)
-    small = browser.run(f"document.querySelectorAll('.zoom img')[{number}].clientWidth")
-    assert browser.run("document.querySelector('dialog img').clientWidth") > small
+    small = browser.evaluate(f"document.querySelectorAll('.zoom img')[{number}].clientWidth")
+    assert browser.evaluate("document.querySelector('dialog img').clientWidth") > small
     # It covers the page, whose scroll bars are gone: there is one of each, and of the picture.
-    assert browser.run("document.querySelector('dialog').offsetWidth") == 900
-    assert browser.run("document.querySelectorAll('dialog img').length") == 1
-    browser.run(f"document.querySelector('{target}').click()")
+    assert browser.evaluate("document.querySelector('dialog').offsetWidth") == 900
+    assert browser.evaluate("document.querySelectorAll('dialog img').length") == 1
+    browser.evaluate(f"document.querySelector('{target}').click()")
     assert not is_open(browser)
-    assert browser.problems == []
+    assert browser.errors == []
 
 
 def test_keys_enlarge_a_picture_and_close_it(browser, page):
-    browser.open(page)
+    show(browser, page)
     focused = "document.activeElement"
     for _ in range(30):
-        browser.press("Tab")
-        if browser.run(f"{focused}.matches('.zoom')"):
+        browser.press("Tab", 9)
+        if browser.evaluate(f"{focused}.matches('.zoom')"):
             break
-    name = browser.run(f"{focused}.ariaLabel")
+    name = browser.evaluate(f"{focused}.ariaLabel")
     assert name.startswith("Enlarge: ")
-    for key in ("Escape", "Enter"):  # Enter is on the dialog's own button
-        browser.press("Enter")
+    for key, code in (("Escape", 27), ("Enter", 13)):  # Enter is on the dialog's own button
+        browser.press("Enter", 13)
         assert is_open(browser)
-        assert browser.run(f"{focused}.textContent") == "Close"
-        browser.press(key)
+        assert browser.evaluate(f"{focused}.textContent") == "Close"
+        browser.press(key, code)
         assert not is_open(browser)
-        assert browser.run(f"{focused}.ariaLabel") == name
+        assert browser.evaluate(f"{focused}.ariaLabel") == name
 
 
 def test_the_browser_notices_an_error(browser, tmp_path):
     page = tmp_path / "broken.html"
     page.write_text("<link rel=icon href='data:,'><script>nothing.here()</script>", "utf-8")
-    browser.open(page)
-    assert browser.problems
+    show(browser, page)
+    assert browser.errors
