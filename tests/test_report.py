@@ -226,7 +226,13 @@ def test_the_page_says_the_figures(html, findings):
 
 @pytest.mark.parametrize(
     ("change", "shown"),
-    [({}, True), ({"max_shift": 6}, False), ({"dataset": "x"}, False), ({"step": 9}, False)],
+    [
+        ({}, True),
+        ({"max_shift": 6}, False),
+        ({"dataset": "x"}, False),
+        ({"step": 9}, False),
+        ({"num_images": 29}, False),
+    ],
 )
 def test_the_bound_at_the_head_is_of_these_scenes_as_they_are(findings, change, shown):
     report = findings.evaluations[0] | change

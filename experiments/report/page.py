@@ -80,6 +80,7 @@ def facts(findings: Findings) -> list[tuple[str, str]]:
         if is_number(report.get("log_likelihood_bound"))
         and report.get("step") == findings.step
         and report.get("dataset") == findings.dataset
+        and report.get("num_images") == len(readings.counts)
         and not report.get("max_shift")
     ]
     if bounds:
