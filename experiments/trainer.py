@@ -25,6 +25,7 @@ from experiments.checkpoints import (
     load_checkpoint,
     save_checkpoint,
 )
+from experiments.cpu import busy_hint, load
 from experiments.determinism import make_deterministic
 from experiments.experiment import AIRExperiment
 from experiments.guard import NonFiniteError, NonFiniteGuard, parse_on_nan
@@ -97,6 +98,9 @@ class Trainer(boilr.Trainer):
         if args.threads:
             torch.set_num_threads(args.threads)
         self.device = distributed.local_device(cuda=not args.no_cuda)
+        hint = busy_hint(torch.get_num_threads(), load())
+        if hint and self.device.type == "cpu" and distributed.is_main():
+            print(f"hint: {hint}", file=sys.stderr)
         if checkpoint and self._resumed:
             check_weights(self._resumed, args, checkpoint.weights)
         set_rnd_seed(args.seed)

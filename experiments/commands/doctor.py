@@ -16,6 +16,7 @@ import torch
 
 from experiments.checkpoints import check_checkpoints, check_room, load_checkpoint
 from experiments.commands import train
+from experiments.cpu import busy_hint, load
 from experiments.datasets.sharded_scenes import ShardedScenes
 from experiments.datasets.sources import canonical_name
 from experiments.ensemble_trainer import make_seed_run
@@ -105,6 +106,8 @@ def _device(report: _Report, args: argparse.Namespace) -> None:
     text = f"{cores} cores, {threads} threads"
     if threads > cores:
         report.warn("cpu", f"{text}: more threads than cores slow each other down (--threads).")
+    elif hint := busy_hint(threads, load(), cores):
+        report.warn("cpu", hint)
     else:
         report.ok("cpu", text)
     if not torch.cuda.is_available():
