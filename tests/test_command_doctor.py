@@ -1,5 +1,6 @@
 """``doctor`` sees what is wrong, and changes nothing."""
 
+import json
 import os
 import shutil
 import signal
@@ -49,6 +50,17 @@ def test_all_is_well(doctor, tmp_path):
     ):
         assert part in out, part
     assert not (tmp_path / "output").exists()
+
+
+@pytest.mark.parametrize(("flags", "ok"), [([], True), (["--batch-size", "27"], False)])
+def test_findings_as_json(doctor, flags, ok):
+    status, out = doctor("--json", *flags)
+    report = json.loads(out)
+    assert (status, report["ok"]) == (0 if ok else 1, ok)
+    statuses = {found["what"]: found["status"] for found in report["findings"]}
+    assert statuses["settings"] == "ok"
+    assert (statuses.get("training") == "fail") is not ok
+    assert ("fail" in statuses.values()) is not ok
 
 
 @pytest.mark.parametrize(
@@ -115,6 +127,8 @@ def test_a_run_that_is_to_be_continued(doctor, make_args):
     status, out = doctor("--resume", "run", settings=[])
     assert status == 0, out
     assert "would go on from step 5" in out
+    status, out = doctor("--resume", "run", "--json", settings=[])
+    assert (status, json.loads(out)["ok"]) == (0, True)
     folder = trainer.run_folder.checkpoint_folder
     (folder / "model_5.pt").write_bytes(b"")
     status, out = doctor("--resume", "run", settings=[])

@@ -4,11 +4,13 @@ import argparse
 import contextlib
 import importlib.metadata
 import io
+import json
 import math
 import os
 import platform
 import shutil
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,18 +37,30 @@ _FIRST_SCENES = 10_000
 """Of a data set in shards; all of it may not fit into memory."""
 _PACKAGES = ("torch", "torchvision", "numpy", "boilr", "multiobject", "safetensors", "tensorboard")
 
-prepare = train.prepare
-EVERYDAY = train.EVERYDAY
+EVERYDAY = (*train.EVERYDAY, "--json")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of ``doctor``, which are those of ``train``."""
+    """Add the flags of ``doctor``: those of ``train``, and one of its own."""
     train.add_arguments(parser)
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="print one JSON object on standard output instead of the lines",
+    )
+
+
+def prepare(args: argparse.Namespace, argv: Sequence[str]) -> argparse.Namespace:
+    """As for ``train``, what is said of a continued run's settings apart."""
+    with contextlib.redirect_stdout(sys.stderr) if args.json else contextlib.nullcontext():
+        prepared = train.prepare(args, [word for word in argv if word != "--json"])
+    prepared.json = args.json
+    return prepared
 
 
 def run(args: argparse.Namespace) -> int:
     """Examine; returns the exit status."""
-    report = _Report()
+    report = _Report(quiet=vars(args).pop("json"))
     _environment(report)
     _device(report, args)
     with report.section("settings"):
@@ -57,28 +71,44 @@ def run(args: argparse.Namespace) -> int:
     if not report.failed:
         with report.section("training"):
             _training(report, args)
-    if report.failed:
+    if report.quiet:
+        print(json.dumps({"ok": not report.failed, "findings": report.findings}))
+    elif report.failed:
         print(f"\nWrong: {', '.join(report.failed)}. 'train' would fail.")
-        return 1
-    print("\nNothing is wrong.")
-    return 0
+    else:
+        print("\nNothing is wrong.")
+    return 1 if report.failed else 0
 
 
 class _Report:
-    """Prints findings, and remembers which are bad."""
+    """Prints findings unless it is quiet, and remembers them.
 
-    def __init__(self) -> None:
-        self.failed: list[str] = []
+    Args:
+        quiet: keep them for later.
+    """
+
+    def __init__(self, *, quiet: bool) -> None:
+        self.quiet = quiet
+        self.findings: list[dict[str, str]] = []
+
+    @property
+    def failed(self) -> list[str]:
+        """What is wrong."""
+        return [found["what"] for found in self.findings if found["status"] == "fail"]
 
     def ok(self, what: str, text: str) -> None:
-        print(f"ok    {what:<12} {text}")
+        self._add("ok", what, text)
 
     def warn(self, what: str, text: str) -> None:
-        print(f"warn  {what:<12} {text}")
+        self._add("warn", what, text)
 
     def fail(self, what: str, text: str) -> None:
-        print(f"FAIL  {what:<12} {text}")
-        self.failed.append(what)
+        self._add("fail", what, text)
+
+    def _add(self, status: str, what: str, text: str) -> None:
+        self.findings.append({"status": status, "what": what, "text": text})
+        if not self.quiet:
+            print(f"{'FAIL' if status == 'fail' else status:<5} {what:<12} {text}")
 
     @contextlib.contextmanager
     def section(self, what: str) -> Iterator[None]:
