@@ -11,6 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
+from air import AIR
+from air.shifts import shift_grid
 from experiments import cli
 from experiments.cli import COMMANDS, main, make_parser
 from experiments.commands import train
@@ -276,6 +278,32 @@ def test_localisation_and_calibration_on_demand(trained, tmp_path, capsys):
         call("evaluate", *trained, "--samples", 0, "--calibration"),
         "--calibration weighs samples",
     )
+
+
+def test_all_is_measured_from_the_best_views_if_so_asked(trained, tmp_path, capsys, monkeypatch):
+    """Counts, bounds, boxes and calibration: each of its own reading, all of the same views."""
+    grid, seen = shift_grid(3), {"infer": [], "log_likelihood": [], "count_posterior": []}
+    for name, calls in seen.items():
+        method = getattr(AIR, name)
+
+        def spy(self, *args, method=method, calls=calls, **options):
+            calls.append(options.get("shifts"))
+            return method(self, *args, **options)
+
+        monkeypatch.setattr(AIR, name, spy)
+    flags = ["--samples", 2, "--images", 4, "--max-shift", 3, "--localisation", "--calibration"]
+    assert call("evaluate", *trained, *flags, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["max_shift"] == 3
+    asked = [shifts for shifts in seen["infer"] if shifts is not None]
+    assert len(asked) == 3
+    assert all(torch.equal(shifts, grid) for shifts in asked)
+    for name in ("log_likelihood", "count_posterior"):
+        assert [shifts.shape for shifts in seen[name]] == [(4, 2)], name
+    (path,) = (tmp_path / "output/mine/results").glob("evaluation_*.json")
+    assert path.stem.endswith("_shift3")
+    assert call("evaluate", *trained, "--samples", 0, "--max-shift", 3) == 0
+    assert "best of 25 views, moved by up to 3 pixels" in capsys.readouterr().out
+    assert_refused(capsys, call("evaluate", *trained, "--max-shift", -1), "max_shift must be at")
 
 
 def test_evaluate_prints_a_table(trained, capsys):

@@ -21,7 +21,7 @@ from experiments.calibration import to_dict as calibration_to_dict
 from experiments.datasets import Scenes, check_max_objects
 from experiments.datasets.sources import check_dataset, folder_name, open_dataset
 from experiments.localisation import check_boxes, format_localisation, localise
-from experiments.models import load_run
+from experiments.models import load_run, use_device
 from experiments.pictures import save_localisation, save_reconstructions, save_samples
 from experiments.runs import Run
 
@@ -112,19 +112,15 @@ def run(args: argparse.Namespace) -> int:
             raise ValueError(f"{name} must be at least {least}, got {getattr(args, name)}.")
     if args.calibration and not args.samples:
         raise ValueError("--calibration weighs samples: give --samples of at least 1.")
-    for name in ("images", "threads"):
-        if getattr(args, name) is not None and getattr(args, name) < 1:
-            raise ValueError(f"{name} must be at least 1, got {getattr(args, name)}.")
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    if args.images is not None and args.images < 1:
+        raise ValueError(f"images must be at least 1, got {args.images}.")
+    device = use_device(args)
     torch.manual_seed(args.seed)
     source = Run.find(args.output, args.load)
     config = read_run_config(source)
     convert_log(source)
     dataset = args.dataset or config["dataset"]
     check_dataset(dataset)
-    use_cuda = torch.cuda.is_available() and not args.no_cuda
-    device = torch.device("cuda" if use_cuda else "cpu")
     step, air = load_run(source, args.step, device)
     splits = open_dataset(
         dataset,

@@ -37,8 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PX",
         type=int,
         help="read each image from 25 views, moved by up to so many pixels of the model's canvas, "
-        "and keep the one of the highest ELBO (default: an eighth of the canvas; 0: one view, 26 "
-        "times faster)",
+        "and keep the one of the highest ELBO (default: an eighth of the canvas; 0: one view, a "
+        "twenty-sixth of the work)",
     )
     parser.add_argument(
         "--batch-size",

@@ -13,7 +13,7 @@ from experiments.boilr_folder import convert_log, read_run_config
 from experiments.datasets import check_max_objects
 from experiments.datasets.sources import check_dataset, open_dataset
 from experiments.files import write_file
-from experiments.models import load_run
+from experiments.models import load_run, use_device
 from experiments.runs import Run
 
 DESCRIPTION = """\
@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
     from experiments.report.gather import find_run
     from experiments.report.pictures import PICTURES, draw, draw_png, parse_names
 
-    for name in ("images", "threads", "batch_size"):
+    for name in ("images", "batch_size"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise ValueError(f"{name} must be at least 1, got {getattr(args, name)}.")
     names = list(PICTURES) if args.only is None else parse_names(args.only)
@@ -100,9 +100,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         targets = [args.pictures / f"{name}.png" for name in names]
     _check_targets(targets, force=args.force)
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    findings = _gather(args, source)
+    findings = _gather(args, source, use_device(args))
     drawing = tqdm(names, desc="draw", unit="picture", file=sys.stderr)
     if args.pictures is not None:
         args.pictures.mkdir(parents=True, exist_ok=True)
@@ -136,7 +134,7 @@ def _check_targets(targets: list[Path], *, force: bool) -> None:
         raise FileNotFoundError(f"{parent} is no folder: make it first, or give another --output.")
 
 
-def _gather(args: argparse.Namespace, source: Run) -> Any:
+def _gather(args: argparse.Namespace, source: Run, device: torch.device) -> Any:
     """All that the run and its model tell."""
     from experiments.report.gather import (
         Findings,
@@ -150,8 +148,7 @@ def _gather(args: argparse.Namespace, source: Run) -> Any:
     convert_log(source)
     dataset = args.dataset or config["dataset"]
     check_dataset(dataset)
-    use_cuda = torch.cuda.is_available() and not args.no_cuda
-    step, air = load_run(source, args.step, torch.device("cuda" if use_cuda else "cpu"))
+    step, air = load_run(source, args.step, device)
     curves = read_metrics(source)
     splits = open_dataset(
         dataset,
