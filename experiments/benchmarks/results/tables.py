@@ -6,7 +6,8 @@ __all__ = ["MAX_SHIFT", "TABLES", "Row", "Table"]
 
 MAX_SHIFT = 6
 """Every run is evaluated twice: as it is, and with the best of 25 views of each scene, moved by up
-to so many pixels. Chosen by the ELBO, which two runs of the row ``dip`` had higher than with 4."""
+to so many pixels. Chosen by the ELBO: two of three runs in the manner of the row ``dip`` had it
+higher than with 4."""
 
 
 @dataclass(frozen=True, kw_only=True)
