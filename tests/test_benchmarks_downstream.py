@@ -80,41 +80,33 @@ def scenes(number, seed):
     return two_digits(classes.tolist(), lefts.tolist())
 
 
-def test_every_probe_is_recorded():
-    records = measure(
-        small_model(), scenes(40, 0), scenes(20, 1), num_labels=[10, 30], seeds=2, steps=3
-    )
+def records_of(**changes):
+    settings = {"num_labels": [10, 30], "seeds": 2, "steps": 3}
+    return list(measure(small_model(), scenes(40, 0), scenes(20, 1), **(settings | changes)))
+
+
+def test_every_probe_is_recorded_and_none_twice():
+    records = records_of()
     keys = [(r["task"], r["input"], r["num_labels"], r["seed"]) for r in records]
     assert len(set(keys)) == len(keys) == 2 * 2 * 2 * 2
     assert all(0 <= r["accuracy"] <= 1 for r in records)
+    assert records_of(done=records[:5]) == records[5:]
     with pytest.raises(ValueError, match="fewer than the 50 labels"):
-        measure(small_model(), scenes(40, 0), scenes(20, 1), num_labels=[50], seeds=1, steps=1)
+        records_of(num_labels=[50])
 
 
 def test_subsets_are_nested_and_the_same_for_every_input(monkeypatch):
-    asked = []
+    asked = {}
 
-    def remember(kind, inputs, labels, num_classes, **_):
-        asked.append((kind, labels))
-        raise StopIteration
+    def remember(kind, inputs, labels, num_classes, *, seed, **_):
+        asked[kind, num_classes, len(labels), seed] = labels
 
     monkeypatch.setattr(probes, "fit", remember)
+    monkeypatch.setattr(probes, "predict", lambda probe, inputs: torch.zeros(len(inputs), 2))
+    records_of()
     for kind in ("latents", "pixels"):
-        for number in (10, 30):
-            with pytest.raises(StopIteration):
-                measure(
-                    small_model(),
-                    scenes(40, 0),
-                    scenes(20, 1),
-                    num_labels=[number],
-                    seeds=1,
-                    steps=1,
-                    tasks=["sum"],
-                    inputs=[kind],
-                )
-    few, many, few_pixels, _ = (labels for _, labels in asked)
-    assert many[:10].equal(few)
-    assert few_pixels.equal(few)
+        assert asked[kind, 19, 30, 0][:10].equal(asked["latents", 19, 10, 0])
+        assert not asked[kind, 19, 30, 1].equal(asked["latents", 19, 30, 0])
 
 
 REPORT = {
@@ -145,6 +137,15 @@ def test_a_record_can_be_shown_again(tmp_path, capsys):
     assert command.main([str(part) for part in argv]) == 0
     assert format_table(REPORT) in capsys.readouterr().out
     assert format_table(REPORT) in page.read_text()
+
+
+def test_a_killed_measurement_continues(tmp_path):
+    path = tmp_path / "downstream.json"
+    report = {"run": "x", "settings": {"seeds": 2}}
+    assert command._records_of(path, report) == []
+    path.write_text(json.dumps(report | {"records": [{"seed": 0}]}))
+    assert command._records_of(path, report) == [{"seed": 0}]
+    assert command._records_of(path, report | {"run": "y"}) == []
 
 
 def test_bad_command_lines_are_refused(tmp_path, capsys):

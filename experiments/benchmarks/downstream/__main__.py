@@ -16,6 +16,7 @@ from experiments.benchmarks.markdown import insert
 from experiments.boilr_folder import read_run_config
 from experiments.datasets import Scenes
 from experiments.datasets.sources import open_dataset
+from experiments.files import read_json, to_json, write_file
 from experiments.models import load_run
 from experiments.runs import Run
 
@@ -80,9 +81,6 @@ def main(argv: list[str] | None = None) -> int:
             report = json.loads(args.saved.read_text(encoding="utf-8"))
         else:
             report, folder = _measure_run(args)
-            path = args.json or folder / "downstream.json"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
             args.picture = args.picture or folder / "imgs" / "downstream.png"
         table = format_table(report)
         print(table)
@@ -98,7 +96,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _measure_run(args: argparse.Namespace) -> tuple[dict[str, Any], Path]:
-    """The report on a run, and the run's folder of results."""
+    """The report on a run, and the run's folder of results.
+
+    Saved after each probe; what an earlier call with the same settings saved is not done again.
+    """
     if args.load is None:
         raise ValueError("give --load RUN, or --from FILE to read what was measured before.")
     for name in ("seeds", "steps", "threads"):
@@ -115,15 +116,6 @@ def _measure_run(args: argparse.Namespace) -> tuple[dict[str, Any], Path]:
         mnist_root=args.mnist_root or config["args"].get("mnist_root"),
     )
     train, held_out = (_of_two(scenes) for scenes in (splits.train, splits.held_out))
-    records = measure(
-        air,
-        train,
-        held_out,
-        num_labels=args.labels,
-        seeds=args.seeds,
-        steps=args.steps,
-        progress=True,
-    )
     most_common = {}
     for name, task in TASKS.items():
         shares = torch.bincount(task.labels(held_out)).double() / len(held_out)
@@ -142,9 +134,33 @@ def _measure_run(args: argparse.Namespace) -> tuple[dict[str, Any], Path]:
         "held_out": len(held_out),
         "counts_right": float((air.infer(held_out.images).counts == 2).double().mean()),
         "most_common": most_common,
-        "records": records,
     }
-    return report, run.result_folder
+    path = args.json or run.result_folder / "downstream.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    records = _records_of(path, report)
+    more = measure(
+        air,
+        train,
+        held_out,
+        num_labels=args.labels,
+        seeds=args.seeds,
+        steps=args.steps,
+        done=records,
+        progress=True,
+    )
+    for record in more:
+        records.append(record)
+        write_file(path, to_json(report | {"records": records}))
+    return report | {"records": records}, run.result_folder
+
+
+def _records_of(path: Path, report: dict[str, Any]) -> list[dict[str, Any]]:
+    """The records in a file, if they were made with the same settings; else none."""
+    if not path.exists():
+        return []
+    saved = read_json(path)
+    records = saved.pop("records", [])
+    return records if saved == report else []
 
 
 def _of_two(scenes: Any) -> Scenes:

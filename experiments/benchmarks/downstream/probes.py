@@ -1,7 +1,8 @@
 """The tasks, what is learned from, and the probes that learn."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import torch
@@ -157,11 +158,10 @@ def measure(
     num_labels: list[int],
     seeds: int,
     steps: int,
-    tasks: list[str] | None = None,
-    inputs: list[str] | None = None,
+    done: Sequence[dict[str, Any]] = (),
     progress: bool = False,
-) -> list[dict[str, Any]]:
-    """Train and judge every probe.
+) -> Iterator[dict[str, Any]]:
+    """Train and judge one probe after another.
 
     Args:
         air: a trained model.
@@ -170,11 +170,10 @@ def measure(
         num_labels: how many labels, each a part of the table.
         seeds: how many subsets of labels for each.
         steps: of the optimiser.
-        tasks: names in :data:`TASKS`; default: all.
-        inputs: names in :data:`INPUTS`; default: all.
+        done: records of probes that were judged before, and are not again.
         progress: whether to show a bar on stderr.
 
-    Returns:
+    Yields:
         A record of each probe: ``task``, ``input``, ``num_labels``, ``seed``, ``accuracy``.
 
     Raises:
@@ -185,24 +184,13 @@ def measure(
             f"{train.name} holds {len(train)} scenes of two digits, fewer than the "
             f"{max(num_labels)} labels asked for. Give smaller --labels."
         )
-    inputs = list(INPUTS) if inputs is None else inputs
-    tasks = list(TASKS) if tasks is None else tasks
-    seen: dict[str, tuple[Tensor, Tensor]] = {}
-    if "latents" in inputs:
-        seen["latents"] = (
-            latent_features(air, train.images),
-            latent_features(air, held_out.images),
-        )
-    if "pixels" in inputs:
-        seen["pixels"] = (train.images, held_out.images)
-    records = []
-    runs = [
-        (seed, number, task, kind)
-        for seed in range(seeds)
-        for number in num_labels
-        for task in tasks
-        for kind in inputs
-    ]
+    seen = {
+        "latents": (latent_features(air, train.images), latent_features(air, held_out.images)),
+        "pixels": (train.images, held_out.images),
+    }
+    names = ("seed", "num_labels", "task", "input")
+    judged = {tuple(record[name] for name in names) for record in done}
+    runs = [run for run in product(range(seeds), num_labels, TASKS, INPUTS) if run not in judged]
     for seed, number, task, kind in tqdm(runs, desc="probes", disable=None if progress else True):
         order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))
         rows = order[:number]
@@ -210,16 +198,13 @@ def measure(
         labels = TASKS[task].labels(train)[rows]
         probe = fit(kind, of_train[rows], labels, TASKS[task].num_classes, steps=steps, seed=seed)
         right = predict(probe, of_held_out).argmax(dim=1) == TASKS[task].labels(held_out)
-        records.append(
-            {
-                "task": task,
-                "input": kind,
-                "num_labels": number,
-                "seed": seed,
-                "accuracy": float(right.double().mean()),
-            }
-        )
-    return records
+        yield {
+            "task": task,
+            "input": kind,
+            "num_labels": number,
+            "seed": seed,
+            "accuracy": float(right.double().mean()),
+        }
 
 
 def _as_float(inputs: Tensor) -> Tensor:
