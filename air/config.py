@@ -78,6 +78,9 @@ class AIRConfig:
                 value = tuple(value)
                 object.__setattr__(self, field.name, value)
             _check_type(field.name, value, field.type)
+            if field.type == tuple[float, float, float]:
+                # (3, 0, 0) would make a prior of integers.
+                object.__setattr__(self, field.name, tuple(map(float, value)))
         for name in ("canvas_size", "glimpse_size"):
             if min(getattr(self, name)) < 2:
                 raise ValueError(f"{name} must be at least (2, 2), got {getattr(self, name)}.")

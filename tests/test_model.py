@@ -19,6 +19,7 @@ VARIANTS = [
     {"image_embedding": (20, 10)},
     {"learn_continue_prob": True},
     {"glimpse_size": (9, 9), "canvas_size": (8, 21)},
+    {"z_where_mean": (3, 0, 0), "z_where_sd": (1, 1, 1)},
 ]
 
 
