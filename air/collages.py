@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from air.images import as_float
 from air.object_size import ObjectSize, find_regions
 
 __all__ = ["Collage", "CollageMaker"]
@@ -20,6 +21,8 @@ _BORDER = 2
 _LAYOUTS = 3
 """Of so many random layouts the one with the least overlap is taken."""
 _MOST_REGIONS = 2000
+_MOST_IMAGES = 4000
+"""To look for regions in: evenly chosen, for they are held in memory more than once."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -38,7 +41,7 @@ class CollageMaker:
     """Makes collages of the regions of a set of images.
 
     Args:
-        images: prepared: bright objects on black, float in [0, 1], ``(N, C, H, W)``.
+        images: prepared: bright objects on black, float in [0, 1] or uint8, ``(N, C, H, W)``.
         size: what :func:`air.object_size.estimate_object_size` says of them.
         max_objects: T, the most objects in a collage; all counts are as frequent.
         scale: s of every pose.
@@ -48,6 +51,7 @@ class CollageMaker:
     """
 
     def __init__(self, images: Tensor, size: ObjectSize, *, max_objects: int, scale: float) -> None:
+        images = as_float(images[:: -(-len(images) // _MOST_IMAGES)])
         regions = find_regions(images)
         self.canvas = tuple(images.shape[1:])
         self.max_objects, self.scale = max_objects, scale

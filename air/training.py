@@ -8,17 +8,15 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.distributions import Normal, kl_divergence
 
 from air.collages import CollageMaker
 from air.config import AIRConfig
-from air.distributions import NumSteps
 from air.estimators import Estimator, make_estimator
+from air.guidance import add_guidance
 from air.model import AIR
-from air.priors import Prior
 from air.schedules import Cosine, Exponential
 from air.score_function import at_counts
-from air.types import CountTensors, Rollout
+from air.types import CountTensors
 
 __all__ = ["Pace", "Training", "sparse_prob"]
 
@@ -162,29 +160,9 @@ class Training:
         self.optimizer.step()
 
     def _guide(self, number: int, weight: float) -> None:
-        """Add the gradients of collages.
-
-        What looks learns their counts and positions, with ``weight``, at scales that the prior
-        allows; what renders learns to render their objects where the model looks.
-        """
+        """Add the gradients of collages."""
         assert self.maker is not None
-        model, device = self.model, self.images.device
-        collage = self.maker(number)
-        images, truth = collage.images.to(device), collage.num_objects.to(device)
-        output = model(images)
-        missed = _missed(output.rollout, truth, collage.z_where.to(device))
-        missed = weight * (missed + _kl_of_scale(output.rollout, truth, model.prior()))
-        bound = at_counts(output.counts.value, truth.expand(1, -1)).mean()
-        inference, decoder = model.inference, model.generative.decoder
-        lookers = [*inference.embedding.parameters(), *inference.lstm.parameters()]
-        lookers += inference.predictor.parameters()
-        renderers = [*inference.encoder.parameters(), *decoder.parameters()]
-        grads = [
-            *torch.autograd.grad(missed, lookers, retain_graph=True),
-            *torch.autograd.grad(-bound, renderers),
-        ]
-        for parameter, grad in zip([*lookers, *renderers], grads, strict=True):
-            parameter.grad = grad if parameter.grad is None else parameter.grad + grad
+        add_guidance(self.model, self.maker(number), weight)
 
 
 def sparse_prob(maker: CollageMaker, config: AIRConfig) -> float:
@@ -204,34 +182,6 @@ def _bound_as_counted(counts: CountTensors) -> Tensor:
     """The bound at the most probable count, without that count's own terms: ``(K, B)``."""
     mode = counts.log_q.detach().argmax(dim=-1)
     return at_counts(counts.log_likelihood - counts.kl_latents, mode)
-
-
-def _missed(rollout: Rollout, num_objects: Tensor, z_where: Tensor) -> Tensor:
-    """Minus log q of the true count and positions, mean over the batch. The scale is free.
-
-    An object of pose (s, x, y) lies at -x / s: at the scale that the model sees, not the
-    collage's, x is what puts it there.
-    """
-    count = NumSteps(rollout.continue_logits[0], validate_args=False).log_prob(num_objects)
-    mean, sd = rollout.z_where_mean[0], rollout.z_where_sd[0]
-    truth = z_where[..., 1:] * (mean[..., :1].detach() / z_where[..., :1])
-    positions = Normal(mean[..., 1:], sd[..., 1:], validate_args=False).log_prob(truth).sum(dim=-1)
-    return -(count + (positions * _present(num_objects, positions)).sum(dim=-1)).mean()
-
-
-def _kl_of_scale(rollout: Rollout, num_objects: Tensor, prior: Prior) -> Tensor:
-    """KL of the scales of the true number of objects from their prior, mean over the batch."""
-    posterior = Normal(
-        rollout.z_where_mean[0, ..., 0], rollout.z_where_sd[0, ..., 0], validate_args=False
-    )
-    of_scale = Normal(prior.z_where.mean[..., 0], prior.z_where.stddev[..., 0], validate_args=False)
-    kl = kl_divergence(posterior, of_scale)
-    return (kl * _present(num_objects, kl)).sum(dim=-1).mean()
-
-
-def _present(num_objects: Tensor, steps: Tensor) -> Tensor:
-    """Which steps ``(B, T)`` stand for one of so many objects."""
-    return torch.arange(steps.shape[1], device=steps.device) < num_objects[:, None]
 
 
 def _vary(images: Tensor) -> Tensor:

@@ -35,6 +35,15 @@ def add_own_arguments(parser: argparse.ArgumentParser) -> None:
         help="move the content of each training scene to a random place where it fits (black "
         "backgrounds only)",
     )
+    data.add_argument(
+        "--collages",
+        metavar="STEPS",
+        type=int,
+        default=0,
+        help="before the first step, learn for so many steps from collages: scenes made of the "
+        "connected regions of the training images, whose counts and places are known without a "
+        "label (black backgrounds only; default: %(default)s)",
+    )
     model = parser.add_argument_group("model and objective")
     model.add_argument(
         "--estimator",
@@ -269,6 +278,10 @@ def check_arguments(args: argparse.Namespace) -> None:
             raise ValueError(f"{name} must be at most {most}, got {getattr(args, name)}.")
     if args.num_seeds > 1:
         _check_together(args)
+    if args.collages < 0:
+        raise ValueError(f"collages must be at least 0 steps, got {args.collages}.")
+    if args.collages and args.dataset.startswith("shards:"):
+        raise ValueError("--collages needs images in memory: it does not work with shards.")
     check_dataset(args.dataset)
     if args.estimator not in ESTIMATORS:
         raise ValueError(
@@ -321,6 +334,7 @@ def _check_together(args: argparse.Namespace) -> None:
         ("--compile", args.compile),
         ("--resume", args.resume),
         ("--on-nan skip:N", args.on_nan != "stop"),
+        ("--collages", args.collages),
         ("a data set of shards", args.dataset.startswith("shards:")),
     ):
         if given:

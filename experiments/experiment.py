@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,11 @@ import torch
 from torch import Tensor
 
 from air import AIR, AIRConfig, Constant, Cosine, make_estimator
+from air.collages import CollageMaker
 from air.config import check_images
 from air.evaluation import evaluate
+from air.guidance import learn_from_collages
+from air.object_size import estimate_object_size
 from air.schedules import parse_schedule
 from experiments import distributed
 from experiments.arguments import (
@@ -167,6 +171,23 @@ class AIRExperiment(boilr.VAEExperimentManager):
             self.device, args.precision, compiled=args.compile, translated=args.translate
         )
         return torch.optim.Adam(groups, fused=True)
+
+    def learn_from_collages(self) -> Iterator[int]:
+        """Take the steps of ``collages``, before any other: a generator, see :mod:`air.guidance`.
+
+        Raises:
+            ValueError: if nothing stands out from the background of the training images.
+        """
+        args, air, images = self.args, self.model.air, self.dataloaders.splits.train.images
+        maker = CollageMaker(
+            images,
+            estimate_object_size(images),
+            max_objects=air.max_objects,
+            scale=air.config.z_where_mean[0],
+        )
+        yield from learn_from_collages(
+            air, maker, args.collages, batch_size=args.batch_size, lr=args.lr
+        )
 
     def forward_pass(self, x: Tensor, y: Tensor | None = None) -> dict[str, Any]:
         """The objective on a batch, and its metrics as scalar tensors.

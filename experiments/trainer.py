@@ -216,8 +216,10 @@ class Trainer(boilr.Trainer):
     def _train(self, signals: StopSignals) -> dict[str, float]:
         experiment, model, progress = self.experiment, self.experiment.model, self._progress
         args, last_step = experiment.args, experiment.num_steps
-        self._since = time.monotonic() - progress.window.seconds
         model.train()
+        if model.global_step == 0 and args.collages and not self._learn_from_collages(signals):
+            return {}
+        self._since = time.monotonic() - progress.window.seconds
         with tqdm(
             total=last_step,
             initial=model.global_step,
@@ -246,6 +248,26 @@ class Trainer(boilr.Trainer):
                     self.stopped_by = signals.received or signal.SIGTERM
                     break
         return progress.held_out
+
+    def _learn_from_collages(self, signals: StopSignals) -> bool:
+        """What comes before the first step; returns whether it was done to its end.
+
+        Of several processes each does so by itself, and the first one's weights are kept.
+        """
+        with tqdm(
+            self.experiment.learn_from_collages(),
+            total=self.experiment.args.collages,
+            desc="collages",
+            unit="step",
+            dynamic_ncols=True,
+            disable=not distributed.is_main(),
+        ) as bar:
+            for _ in bar:
+                if self._is_to_stop(signals, at_log=True):
+                    self.stopped_by = signals.received or signal.SIGTERM
+                    return False
+        distributed.same_weights(self.experiment.model)
+        return True
 
     def _is_to_stop(self, signals: StopSignals, at_log: bool) -> bool:
         """Whether a signal came. Several processes ask each other, and only where they meet."""

@@ -365,6 +365,7 @@ def test_num_seeds_from_the_command_line(flags, tmp_path, capsys):
     [
         (["--num-seeds", "0"], "num_seeds must be at least 1, got 0"),
         (["--num-seeds", "2", "--resume", "x"], "--resume does not work with --num-seeds"),
+        (["--num-seeds", "2", "--collages", "9"], "--collages does not work with --num-seeds"),
         (["--num-seeds", "2", "--compile"], "--compile does not work with --num-seeds"),
         (["--num-seeds", "2", "--on-nan", "skip:3"], "--on-nan skip:N does not work with --num"),
         (["--num-seeds", "2", "--dataset", "shards:x"], "a data set of shards does not work"),

@@ -11,13 +11,12 @@ from torch.distributions import Normal
 from air.collages import CollageMaker
 from air.config import AIRConfig
 from air.fitting import choose_config
+from air.guidance import _kl_of_scale, _missed
 from air.priors import Prior
 from air.training import (
     Pace,
     Training,
     _bound_as_counted,
-    _kl_of_scale,
-    _missed,
     _vary,
     sparse_prob,
 )
