@@ -44,8 +44,19 @@ else:
         sys.exit("error: killed")
     accuracy = 0.97 if flag("--load").endswith("seed0") else 0.99
     accuracy += 0.01 * ("--max-shift" in words)
-    print(json.dumps({"count_accuracy_mode": accuracy, "count_accuracy": accuracy,
-                      "elbo": 600.0, "log_likelihood_bound": 610.0}))
+    report = {"count_accuracy_mode": accuracy, "count_accuracy": accuracy, "continue_prob": 0.5,
+              "elbo": 600.0, "log_likelihood_bound": 610.0}
+    if flag("--dataset"):
+        report["count_accuracy_mode"] = 0.04
+    if "--localisation" in words:
+        box = {"iou": 0.8, "ap": 0.5, "ap50": 0.9, "ap75": 0.4}
+        report["localisation"] = {"window": box, "tight": box | {"iou": 0.85},
+                                  "masks": {"ari": 0.7, "covering": None},
+                                  "found_without_objects": 0.0}
+    if "--calibration" in words:
+        one = {"accuracy": 0.9, "confidence": 0.95, "error": 0.05, "error_by_count": [0.01, 0.02]}
+        report["calibration"] = {"means": one, "q": one, "p": one}
+    print(json.dumps(report))
 '''
 
 
@@ -83,6 +94,42 @@ def test_runs_are_made_once_and_every_seed_is_counted(project, capsys):
     ) in text
     assert "`python main.py train --dataset a-set --lr 0.1 --seed SEED`" in text
     assert "old" not in text
+
+
+def test_what_else_a_row_asks_is_measured_and_shown(project, monkeypatch, capsys):
+    assert make(project, "--seeds", "2") == 0
+    capsys.readouterr()
+    row = Row(
+        name="plain",
+        title="`plain`",
+        dataset="a-set",
+        flags=("--lr", "0.1"),
+        elsewhere=("b-set",),
+        asked=True,
+    )
+    monkeypatch.setitem(TABLES, "some", Table(title="some", rows=(row,)))
+    assert make(project, "--seeds", "2") == 0
+    text = capsys.readouterr().out
+    assert "| `plain` | 2 | `a-set` | 98.00 ± 1.41 % | `b-set` | 4.00 ± 0.00 % |" in text
+    found = "80.00 ± 0.00 % | 85.00 ± 0.00 % | 90.00 ± 0.00 % | 50.00 ± 0.00 % | 70.00 ± 0.00 %"
+    assert f"| `plain` | 2 | {found} | – | 0.00 ± 0.00 % |" in text
+    sure = "2 | 90.00 ± 0.00 % | 95.00 ± 0.00 % | 5.00 ± 0.00 % | 1.00 ± 0.00 % | 2.00 ± 0.00 %"
+    assert f"| `plain` | q(n \\| x) | {sure} |" in text
+    assert "learned probability" not in text
+    words = [call.split()[0] for call in calls(project)]
+    assert words.count("train") == 2  # none is trained again
+    assert words.count("evaluate") == 2 * 4
+    assert "--dataset b-set --samples 0" in " ".join(calls(project))
+
+
+def test_a_learned_prior_is_shown(project, monkeypatch, capsys):
+    flags = ("--learn-continue-prob-from", "100")
+    row = Row(name="prior", title="`prior`", dataset="a-set", flags=flags)
+    monkeypatch.setitem(TABLES, "some", Table(title="some", rows=(row,)))
+    assert make(project, "--seeds", "1") == 0
+    assert "| `prior` | 1 | 0.500 | 50.00 % | 25.00 % | 12.50 % | 12.50 % |" in (
+        capsys.readouterr().out
+    )
 
 
 def test_a_run_that_breaks_down_is_a_failure_and_is_not_made_again(project, capsys):

@@ -148,6 +148,7 @@ def run(args: argparse.Namespace) -> int:
         )
     report = {"run": source.name, "step": step, "dataset": splits.name, **evaluation.to_dict()}
     report["max_shift"] = args.max_shift
+    report["continue_prob"] = air.generative.prior.continue_prob.item()
     more, texts = _more(args, air, scenes, shifts, source.image_folder / f"evaluation_{step}")
     report |= more
     if not args.samples:  # JSON has no NaN

@@ -108,7 +108,7 @@ def _run(args: argparse.Namespace) -> None:
             for row in rows
         ]
         output = args.output.absolute()
-        waiting = [job for job in jobs if job.read() is None or job.lacks_views(output)]
+        waiting = [job for job in jobs if job.is_to_do(output)]
         print(f"{len(jobs) - len(waiting)} of {len(jobs)} runs are there already.", flush=True)
         make_runs(waiting, output, args.jobs, args.threads)
     text = format_table(table, args.records / args.table)

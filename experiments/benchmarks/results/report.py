@@ -1,16 +1,24 @@
 """A table of results in Markdown, from its records."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from experiments.benchmarks import markdown
 from experiments.benchmarks.record_files import read_record, record_path
-from experiments.benchmarks.results.runs import VIEWS
-from experiments.benchmarks.results.tables import Row, Table
+from experiments.benchmarks.results.tables import ASKED, ELSEWHERE, PLAIN, VIEWS, Row, Table
 
 __all__ = ["format_table", "read_row"]
 
 Record = dict[str, Any]
+Runs = dict[Row, list[Record]]
+"""The finished runs of each row."""
+
+CALIBRATED = {
+    "means": "q(n \\| x) at the latents' means",
+    "q": "q(n \\| x)",
+    "p": "p(n \\| x), importance-weighted",
+}
 
 HEADER = (
     *("run", "seeds", "at least 98 %", "count accuracy, mode", "worst", "one draw"),
@@ -60,11 +68,107 @@ def format_table(table: Table, folder: Path) -> str:
         commands.append(f"- {row.title}: `python main.py train {flags} --seed SEED` ({commits})")
     if not rows:
         return ""
-    return "\n".join([markdown.table(HEADER, rows), "", *commands])
+    parts = [markdown.table(HEADER, rows)]
+    finished = {
+        row: [record for record in read_row(folder, row) if record["status"] == "finished"]
+        for row in table.rows
+    }
+    for make in (_elsewhere, _localisation, _calibration, _learned_priors):
+        if text := make(finished):
+            parts.append(text)
+    return "\n\n".join([*parts, "\n".join(commands)])
+
+
+def _elsewhere(finished: Runs) -> str:
+    """Accuracy on other data sets than the runs' own."""
+    rows = []
+    for row, records in finished.items():
+        for dataset in row.elsewhere:
+            own = [record[PLAIN] for record in records if f"{ELSEWHERE}{dataset}" in record]
+            other = [
+                record[f"{ELSEWHERE}{dataset}"]
+                for record in records
+                if f"{ELSEWHERE}{dataset}" in record
+            ]
+            if other:
+                rows.append(
+                    [
+                        *(row.title, str(len(other))),
+                        *(f"`{row.dataset}`", _accuracies(own)),
+                        *(f"`{dataset}`", _accuracies(other)),
+                    ]
+                )
+    header = ("run", "seeds", "trained on", "count accuracy there")
+    return _if_any((*header, "judged by", "count accuracy there"), rows)
+
+
+def _localisation(finished: Runs) -> str:
+    """Scores of boxes and masks."""
+    rows = []
+    for row, records in finished.items():
+        asked = [record[ASKED]["localisation"] for record in records if ASKED in record]
+        if asked:
+            scores = [("window", "iou"), ("tight", "iou"), ("tight", "ap50"), ("tight", "ap")]
+            scores += [("masks", "ari"), ("masks", "covering")]
+            found = [
+                [None if one[kind] is None else one[kind][score] for one in asked]
+                for kind, score in scores
+            ]
+            found.append([one["found_without_objects"] for one in asked])
+            rows.append([row.title, str(len(asked)), *map(_shares, found)])
+    header = ("run", "seeds", "IoU of the window", "IoU of the tight box", "AP50", "AP")
+    return _if_any((*header, "foreground ARI", "covering", "found in empty scenes"), rows)
+
+
+def _calibration(finished: Runs) -> str:
+    """Expected calibration errors of the three posteriors over counts."""
+    rows, most = [], 0
+    for row, records in finished.items():
+        asked = [record[ASKED]["calibration"] for record in records if ASKED in record]
+        for name, title in CALIBRATED.items():
+            judged = [one[name] for one in asked]
+            if judged:
+                counts = list(zip(*(one["error_by_count"] for one in judged), strict=True))
+                most = max(most, len(counts))
+                overall = [[one[key] for one in judged] for key in ("accuracy", "confidence")]
+                overall.append([one["error"] for one in judged])
+                cells = [_shares(values) for values in (*overall, *counts)]
+                rows.append([row.title, title, str(len(judged)), *cells])
+    header = ["run", "posterior", "seeds", "right", "sure", "calibration error"]
+    header += [f"n = {count}" for count in range(most)]
+    return _if_any(header, [row + ["–"] * (len(header) - len(row)) for row in rows])
+
+
+def _learned_priors(finished: Runs) -> str:
+    """What a learned probability of one more object came to."""
+    rows = []
+    for row, records in finished.items():
+        if "--learn-continue-prob-from" not in row.flags or not records:
+            continue
+        learned = [record[PLAIN]["continue_prob"] for record in records]
+        counts = zip(*([1 - p, p - p**2, p**2 - p**3, p**3] for p in learned), strict=True)
+        cells = [markdown.spread(learned, 1, 3, ""), *map(_shares, counts)]
+        rows.append([row.title, str(len(learned)), *cells])
+    header = ("run", "seeds", "learned probability of one more object")
+    return _if_any((*header, "p(0)", "p(1)", "p(2)", "p(3 or more)"), rows)
+
+
+def _if_any(header: Sequence[str], rows: list[list[str]]) -> str:
+    return markdown.table(header, rows) if rows else ""
+
+
+def _accuracies(evaluations: list[Record]) -> str:
+    return _shares([evaluation["count_accuracy_mode"] for evaluation in evaluations])
+
+
+def _shares(values: Sequence[float | None]) -> str:
+    """Mean and spread in per cent; a dash where a score is not defined."""
+    known = [value for value in values if value is not None]
+    return markdown.spread(known, 100, 2, " %") if known else "–"
 
 
 def _cells(row: Row, records: list[Record]) -> list[str]:
-    found = [record["evaluation"] for record in records if record["status"] == "finished"]
+    found = [record[PLAIN] for record in records if record["status"] == "finished"]
     accuracies = [evaluation["count_accuracy_mode"] for evaluation in found]
     successes = sum(accuracy >= markdown.SUCCESS for accuracy in accuracies)
     cells = [row.title, _seeds(records), f"{successes} of {len(records)}"]

@@ -16,12 +16,9 @@ from typing import Any
 import torch
 
 from experiments.benchmarks.record_files import read_finished, record_path, write_record
-from experiments.benchmarks.results.tables import MAX_SHIFT, Row
+from experiments.benchmarks.results.tables import PLAIN, VIEWS, Row
 
-__all__ = ["VIEWS", "Job", "RunError", "make_runs", "outcome"]
-
-VIEWS = "evaluation_of_best_views"
-"""Where a record keeps what was found with the best of several views of each scene."""
+__all__ = ["Job", "RunError", "make_runs", "outcome"]
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -53,15 +50,18 @@ class Job:
         """The record, if the run was made."""
         return read_finished(self.path, self.row.settings)
 
-    def lacks_views(self, output: Path) -> bool:
-        """Whether a run that was made can, and is still to be, evaluated with the best views."""
+    def missing(self, record: dict[str, Any]) -> dict[str, list[str]]:
+        """Flags of the evaluations that are still to be made, by their names."""
+        if record["status"] != "finished":
+            return {}
+        return {name: flags for name, flags in self.row.evaluations.items() if name not in record}
+
+    def is_to_do(self, output: Path) -> bool:
+        """Whether there is no record, or one that can be completed: the run is still there."""
         record = self.read()
-        return (
-            record is not None
-            and record["status"] == "finished"
-            and VIEWS not in record
-            and (output / self.name / "config.json").exists()
-        )
+        if record is None:
+            return True
+        return bool(self.missing(record)) and (output / self.name / "config.json").exists()
 
 
 class _Processes:
@@ -136,7 +136,7 @@ def outcome(record: dict[str, Any]) -> str:
     """One line on a finished run."""
     if record["status"] == "failed":
         return f"broke down ({record['reason']})"
-    found, views = record["evaluation"], record[VIEWS]
+    found, views = record[PLAIN], record[VIEWS]
     return (
         f"{found['count_accuracy_mode']:.2%} held out ({views['count_accuracy_mode']:.2%} with the "
         f"best views), ELBO {found['elbo']:.1f}, {record['seconds']:.0f} s"
@@ -146,18 +146,14 @@ def outcome(record: dict[str, Any]) -> str:
 def _make(
     job: Job, output: Path, threads: int, processes: _Processes
 ) -> tuple[Job, dict[str, Any]]:
-    """Train, and evaluate twice; writes and returns the record. What was done is not done again."""
+    """Train and evaluate; writes and returns the record. What was done is not done again."""
     record = job.read()
     if record is None:
         record = _train(job, output, threads, processes)
-        if record["status"] == "finished":
-            record["evaluation"] = _evaluate(
-                job, record, ["--samples", str(job.row.samples)], output, threads, processes
-            )
-        write_record(job.path, record)
-    if record["status"] == "finished" and VIEWS not in record:
-        flags = ["--max-shift", str(MAX_SHIFT), "--samples", "0"]
-        record[VIEWS] = _evaluate(job, record, flags, output, threads, processes)
+        if record["status"] == "failed":
+            write_record(job.path, record)
+    for name, flags in job.missing(record).items():
+        record[name] = _evaluate(job, record, flags, output, threads, processes)
         write_record(job.path, record)
     return job, record
 

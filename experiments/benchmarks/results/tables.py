@@ -2,7 +2,19 @@
 
 from dataclasses import dataclass
 
-__all__ = ["MAX_SHIFT", "TABLES", "Row", "Table"]
+__all__ = ["ASKED", "ELSEWHERE", "MAX_SHIFT", "PLAIN", "TABLES", "VIEWS", "Row", "Table"]
+
+PLAIN = "evaluation"
+"""Where a record keeps what was found on the held-out scenes as they are."""
+
+VIEWS = "evaluation_of_best_views"
+"""Where a record keeps what was found with the best of several views of each scene."""
+
+ASKED = "localisation_and_calibration"
+"""Where a record keeps what else was asked."""
+
+ELSEWHERE = "evaluation_on_"
+"""How the names begin under which a record keeps what was found on other data sets."""
 
 MAX_SHIFT = 6
 """Every run is evaluated twice: as it is, and with the best of 25 views of each scene, moved by up
@@ -25,6 +37,26 @@ class Row:
 
     samples: int = 20
     """Importance-weighted samples of the bound of log p(x)."""
+
+    elsewhere: tuple[str, ...] = ()
+    """Other data sets that its runs are evaluated on too."""
+
+    asked: bool = False
+    """Whether its runs are asked where the objects are, and how sure they are, too."""
+
+    @property
+    def evaluations(self) -> dict[str, list[str]]:
+        """Flags of ``main.py evaluate`` for each evaluation, by its name in a record."""
+        found = {
+            PLAIN: ["--samples", str(self.samples)],
+            VIEWS: ["--max-shift", str(MAX_SHIFT), "--samples", "0"],
+        }
+        for dataset in self.elsewhere:
+            found[f"{ELSEWHERE}{dataset}"] = ["--dataset", dataset, "--samples", "0"]
+        if self.asked:
+            samples = ["--samples", str(self.samples)]
+            found[ASKED] = ["--localisation", "--calibration", *samples]
+        return found
 
     @property
     def settings(self) -> dict[str, str | int | list[str]]:
