@@ -140,5 +140,73 @@ TABLES: dict[str, Table] = {
             ),
         ),
     ),
+    "multi-mnist-small": Table(
+        title="small multi-MNIST",
+        rows=(
+            Row(
+                name="collages",
+                title="`enumerate` after collages",
+                dataset="multi-mnist-small",
+                flags=(
+                    *("--collages", "800", "--max-steps", "5000", "--translate"),
+                    *("--likelihood-sd", "0.2", "--z-where-sd", "0.2,1.9,1.9"),
+                    *("--continue-prob", "exponential:1e-14@0,1e-14@1500,0.5@3500"),
+                ),
+                samples=10,
+                asked=True,
+            ),
+            Row(
+                name="plain",
+                title="`enumerate`, the settings of multi-MNIST",
+                dataset="multi-mnist-small",
+                samples=10,
+            ),
+        ),
+    ),
+    "multi-dsprites": Table(
+        title="multi-dSprites",
+        rows=(
+            Row(
+                name="collages",
+                title="`enumerate` after collages",
+                dataset="multi-dsprites",
+                flags=(
+                    *("--collages", "600", "--max-steps", "3500", "--translate"),
+                    *("--z-where-sd", "0.2,1.4,1.4"),
+                    *("--continue-prob", "exponential:1e-20@0,1e-20@1000,0.1@2500"),
+                ),
+                samples=10,
+                asked=True,
+            ),
+            Row(
+                name="plain",
+                title="`enumerate`, the settings of multi-MNIST",
+                dataset="multi-dsprites",
+                samples=10,
+            ),
+        ),
+    ),
+    "generalisation": Table(
+        title="more or other counts than seen",
+        rows=tuple(
+            Row(
+                name=f"{name}-{seen}",
+                title=f"{title}, trained on {seen_title}",
+                dataset=dataset,
+                flags=flags,
+                samples=10,
+                elsewhere=(other,),
+            )
+            for seen, seen_title, dataset, other in (
+                ("0-2", "0 to 2", "multi-mnist", "multi-mnist-3"),
+                ("0-1-3", "0, 1, 3", "multi-mnist-0-1-3", "multi-mnist-2"),
+            )
+            for name, title, flags in (
+                ("air", "AIR", ()),
+                ("dair", "DAIR", ("--step-input", "difference-only")),
+                ("collages", "AIR after collages", ("--collages", "500")),
+            )
+        ),
+    ),
 }
 """By the name that ``--table`` takes."""
