@@ -11,6 +11,7 @@ from torch import Tensor
 __all__ = ["AIRConfig", "check_images"]
 
 Likelihood = Literal["normal", "bernoulli"]
+Overlap = Literal["sum", "union"]
 StepInput = Literal["image", "difference", "difference-only"]
 
 _MOST_OBJECTS = 1000
@@ -50,6 +51,9 @@ class AIRConfig:
     """p(x | z): ``normal`` for grey values, ``bernoulli`` for binary images."""
     likelihood_sd: float = 0.3
     """Standard deviation of a pixel (normal only). Sharper ones are more easily stuck."""
+    overlap: Overlap = "sum"
+    """What objects that overlap show: their ``sum``, or their ``union``, which stays inside [0, 1],
+    for scenes whose sum is clipped. A Bernoulli's probabilities are always a union."""
     step_input: StepInput = "image"
     """What the LSTM sees at each step: the ``image``, always the same (AIR); its ``difference``
     from the canvas of the objects found so far (DAIR); or the ``difference-only``, without memory
@@ -118,7 +122,11 @@ class AIRConfig:
             raise ValueError(
                 f"continue_prob must lie between 0 and 1, both excluded, got {self.continue_prob}."
             )
-        for name, known in (("likelihood", Likelihood), ("step_input", StepInput)):
+        for name, known in (
+            ("likelihood", Likelihood),
+            ("overlap", Overlap),
+            ("step_input", StepInput),
+        ):
             if getattr(self, name) not in get_args(known):
                 raise ValueError(
                     f"unknown {name} {getattr(self, name)!r}. "

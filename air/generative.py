@@ -1,16 +1,46 @@
 """The generative half of AIR: from latents to an image, and how probable that image is."""
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
+from air.config import AIRConfig
 from air.networks import GlimpseDecoder
 from air.priors import Prior, PriorNetwork
 from air.spatial_transformer import place_objects
 from air.types import Sample
 
-__all__ = ["BernoulliLikelihood", "Canvas", "GenerativeModel", "NormalLikelihood"]
+__all__ = [
+    "BernoulliLikelihood",
+    "Canvas",
+    "GenerativeModel",
+    "NormalLikelihood",
+    "UnionNormalLikelihood",
+    "make_likelihood",
+]
+
+
+class _Union(nn.Module):
+    r"""A pixel is lit where at least one object lights it.
+
+    .. math:: c_n = 1 - \prod_{t \le n} (1 - o_t)
+
+    A sum of objects can exceed 1. Clamping it stops the gradient just where two objects overlap,
+    and where each is sure of itself. This "noisy or" stays inside [0, 1] by itself, equals the
+    sum where only one object is, and its derivative :math:`\prod_{s \ne t} (1 - o_s)` is never
+    zero for objects below 1.
+    """
+
+    def overlay(self, canvas: Tensor, placed: Tensor) -> Tensor:
+        """The canvas with one more object on it, each ``(*, C, H, W)``."""
+        return 1 - (1 - canvas) * (1 - placed)
+
+    def canvases(self, objects: Tensor) -> Tensor:
+        """Canvases of the first n objects, ``(*, T + 1, C, H, W)``, from ``(*, T, C, H, W)``."""
+        unlit = (1 - objects).cumprod(dim=-4)
+        return torch.cat([torch.zeros_like(unlit[..., :1, :, :, :]), 1 - unlit], dim=-4)
 
 
 class NormalLikelihood(nn.Module):
@@ -33,6 +63,22 @@ class NormalLikelihood(nn.Module):
         prefix = objects.cumsum(dim=-4)
         return torch.cat([torch.zeros_like(prefix[..., :1, :, :, :]), prefix], dim=-4)
 
+    def residuals(self, images: Tensor, objects: Tensor) -> Iterator[Tensor]:
+        """What the first n objects leave of the images, n = 0 .. T, pixels flattened.
+
+        Args:
+            images: ``(B, P)``.
+            objects: ``(K, B, T, P)``.
+
+        Yields:
+            ``(B, P)`` for n = 0, then ``(K, B, P)``.
+        """
+        residual = images
+        yield residual
+        for placed in objects.unbind(dim=2):
+            residual = residual - placed
+            yield residual
+
     def forward(self, images: Tensor, objects: Tensor, sd: float | Tensor | None = None) -> Tensor:
         """``log p(x | z_{1:n})`` for n = 0 .. T.
 
@@ -48,37 +94,42 @@ class NormalLikelihood(nn.Module):
         log_sd = sd.log() if isinstance(sd, Tensor) else math.log(sd)
         # Object by object: one pass over the pixels each, where a cumulative sum, a difference
         # and a square of the whole stack take several.
-        residual = images.flatten(1)
-        squares = [residual.square().sum(dim=-1).expand(objects.shape[:2])]
-        for placed in objects.flatten(3).unbind(dim=2):
-            residual = residual - placed
-            squares.append(residual.square().sum(dim=-1))
+        squares = [
+            residual.square().sum(dim=-1).expand(objects.shape[:2])
+            for residual in self.residuals(images.flatten(1), objects.flatten(3))
+        ]
         normaliser = images[0].numel() * (log_sd + 0.5 * math.log(2 * math.pi))
         return -0.5 * torch.stack(squares, dim=-1) / sd**2 - normaliser
 
 
-class BernoulliLikelihood(nn.Module):
-    r"""Binary pixels, lit with the probability that at least one object lights them.
+class UnionNormalLikelihood(_Union, NormalLikelihood):
+    """Pixels are Gaussian around the union of the objects, which stays inside [0, 1].
 
-    .. math:: c_n = 1 - \prod_{t \le n} (1 - o_t)
+    For scenes whose sum is clipped: where two objects overlap, a sum would have to be explained
+    away, and one object instead of two is often the cheaper way.
 
-    A sum of objects can exceed 1. Clamping it stops the gradient just where two objects overlap,
-    and where each is sure of itself. This "noisy or" stays inside [0, 1] by itself, equals the
-    sum where only one object is, and its derivative :math:`\prod_{s \ne t} (1 - o_s)` is never
-    zero for objects below 1. Probabilities are kept ``margin`` away from 0 and 1, linearly, so
-    that a lit pixel on an empty canvas costs a finite amount and still pulls.
+    Args:
+        sd: standard deviation of a pixel.
+    """
+
+    def residuals(self, images: Tensor, objects: Tensor) -> Iterator[Tensor]:
+        """As of a sum, see :class:`NormalLikelihood`."""
+        yield images
+        dark = images - 1  # what is left is dark + unlit: one more object scales what is unlit
+        unlit: Tensor | float = 1.0
+        for placed in objects.unbind(dim=2):
+            unlit = unlit * (1 - placed)
+            yield dark + unlit
+
+
+class BernoulliLikelihood(_Union):
+    """Binary pixels, lit with the probability that at least one object lights them.
+
+    Probabilities are kept ``margin`` away from 0 and 1, linearly, so that a lit pixel on an empty
+    canvas costs a finite amount and still pulls.
     """
 
     margin = 1e-3
-
-    def overlay(self, canvas: Tensor, placed: Tensor) -> Tensor:
-        """The canvas with one more object on it, each ``(*, C, H, W)``."""
-        return 1 - (1 - canvas) * (1 - placed)
-
-    def canvases(self, objects: Tensor) -> Tensor:
-        """Canvases of the first n objects, ``(*, T + 1, C, H, W)``, from ``(*, T, C, H, W)``."""
-        unlit = (1 - objects).cumprod(dim=-4)
-        return torch.cat([torch.zeros_like(unlit[..., :1, :, :, :]), 1 - unlit], dim=-4)
 
     def forward(self, images: Tensor, objects: Tensor, sd: float | Tensor | None = None) -> Tensor:
         """``log p(x | z_{1:n})`` for n = 0 .. T; shapes as in :class:`NormalLikelihood`.
@@ -95,6 +146,14 @@ class BernoulliLikelihood(nn.Module):
         lit = self.margin + (1 - 2 * self.margin) * canvas
         pixels = images.flatten(1).unsqueeze(1)
         return (pixels * lit.log() + (1 - pixels) * (1 - lit).log()).sum(dim=-1)
+
+
+def make_likelihood(config: AIRConfig) -> NormalLikelihood | BernoulliLikelihood:
+    """The likelihood that a model's settings ask for."""
+    if config.likelihood == "bernoulli":
+        return BernoulliLikelihood()
+    kind = UnionNormalLikelihood if config.overlap == "union" else NormalLikelihood
+    return kind(config.likelihood_sd)
 
 
 class GenerativeModel(nn.Module):

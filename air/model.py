@@ -20,7 +20,7 @@ from air.elbo import (
     importance_bound,
     log_weights_by_count,
 )
-from air.generative import BernoulliLikelihood, Canvas, GenerativeModel, NormalLikelihood
+from air.generative import Canvas, GenerativeModel, make_likelihood
 from air.inference import InferenceNetwork
 from air.networks import (
     MLP,
@@ -110,11 +110,7 @@ class AIR(nn.Module):
                 config.glimpse_shape,
                 config.decoder_bias,
             ),
-            likelihood=(
-                NormalLikelihood(config.likelihood_sd)
-                if config.likelihood == "normal"
-                else BernoulliLikelihood()
-            ),
+            likelihood=make_likelihood(config),
             canvas_size=config.canvas_size,
         )
 

@@ -114,6 +114,13 @@ def add_own_arguments(parser: argparse.ArgumentParser) -> None:
         help="normal (grey values) or bernoulli (binary images) (default: %(default)s)",
     )
     model.add_argument(
+        "--overlap",
+        metavar="WHAT",
+        default=defaults.overlap,
+        help="what objects that overlap show: their sum, or their union, which stays inside "
+        "[0, 1]: for scenes whose sum is clipped (default: %(default)s)",
+    )
+    model.add_argument(
         "--likelihood-sd",
         metavar="SD",
         default=str(defaults.likelihood_sd),

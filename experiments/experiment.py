@@ -317,6 +317,7 @@ def make_config(args: argparse.Namespace, data_shape: tuple[int, ...], num_steps
         step_input=args.step_input,
         learn_continue_prob=args.learn_continue_prob_from is not None,
         likelihood=args.likelihood,
+        overlap=args.overlap,
         likelihood_sd=parse_schedule(args.likelihood_sd)(num_steps),
         continue_prob=parse_schedule(args.continue_prob)(num_steps),
         z_where_mean=mean,

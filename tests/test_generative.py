@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.distributions import Bernoulli, Normal
 
-from air.generative import BernoulliLikelihood, NormalLikelihood
+from air.generative import BernoulliLikelihood, NormalLikelihood, UnionNormalLikelihood
 from tests.small import CONFIG, small_images, small_model
 
 SHAPE = (2, 5, 3, *CONFIG.image_shape)
@@ -28,6 +28,18 @@ def test_normal_likelihood_with_a_given_sd():
     torch.testing.assert_close(given, NormalLikelihood(0.7)(images, placed))
     tensor = NormalLikelihood(0.3)(images, placed, sd=torch.tensor(0.7, dtype=torch.float64))
     torch.testing.assert_close(tensor, given)
+
+
+def test_union_of_every_prefix():
+    likelihood = UnionNormalLikelihood(0.3)
+    images, placed = small_images(dtype=torch.float64), objects()
+    for sd in (None, 0.7):
+        log_likelihood = likelihood(images, placed, sd=sd)
+        for n in range(4):
+            canvas = 1 - (1 - placed[:, :, :n]).prod(dim=2)
+            expected = Normal(canvas, sd or 0.3).log_prob(images).flatten(2).sum(-1)
+            torch.testing.assert_close(log_likelihood[..., n], expected)
+            torch.testing.assert_close(likelihood.canvases(placed)[:, :, n], canvas)
 
 
 def test_bernoulli_likelihood_of_every_prefix():
@@ -59,12 +71,14 @@ def test_bernoulli_has_no_sd():
         BernoulliLikelihood()(small_images(dtype=torch.float64), objects(), sd=0.3)
 
 
-@pytest.mark.parametrize("likelihood", ["normal", "bernoulli"])
-def test_canvases_start_empty(likelihood):
-    canvases = small_model(likelihood=likelihood).generative.canvases(objects())
+@pytest.mark.parametrize(
+    "changes", [{}, {"overlap": "union"}, {"likelihood": "bernoulli"}], ids=str
+)
+def test_canvases_start_empty(changes):
+    canvases = small_model(**changes).generative.canvases(objects())
     assert canvases.shape == (2, 5, 4, *CONFIG.image_shape)
     assert (canvases[:, :, 0] == 0).all()
-    if likelihood == "bernoulli":
+    if changes:
         assert 0 <= canvases.min() <= canvases.max() <= 1
 
 

@@ -14,6 +14,8 @@ VARIANTS = [
     {"max_objects": 1},
     {"channels": 3},
     {"likelihood": "bernoulli"},
+    {"overlap": "union"},
+    {"overlap": "union", "step_input": "difference"},
     {"step_input": "difference"},
     {"step_input": "difference-only", "likelihood": "bernoulli", "image_embedding": (20, 10)},
     {"image_embedding": (20, 10)},
@@ -177,6 +179,7 @@ def test_bad_numbers_of_samples_are_refused():
 
 
 BAD_CONFIGS = [
+    ({"overlap": "max"}, "unknown overlap 'max'. Expected one of: sum, union"),
     ({"canvas_size": (50, 1)}, "canvas_size"),
     ({"canvas_size": 50}, "canvas_size must be of type"),
     ({"glimpse_size": (28, 28, 1)}, "glimpse_size"),

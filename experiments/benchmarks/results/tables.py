@@ -149,7 +149,8 @@ TABLES: dict[str, Table] = {
                 dataset="multi-mnist-small",
                 flags=(
                     *("--collages", "800", "--max-steps", "5000", "--translate"),
-                    *("--likelihood-sd", "0.2", "--z-where-sd", "0.2,1.9,1.9"),
+                    *("--overlap", "union", "--likelihood-sd", "0.2"),
+                    *("--z-where-sd", "0.2,1.9,1.9"),
                     *("--continue-prob", "exponential:1e-14@0,1e-14@1500,0.5@3500"),
                 ),
                 samples=10,
@@ -172,7 +173,7 @@ TABLES: dict[str, Table] = {
                 dataset="multi-dsprites",
                 flags=(
                     *("--collages", "600", "--max-steps", "3500", "--translate"),
-                    *("--z-where-sd", "0.2,1.4,1.4"),
+                    *("--overlap", "union", "--z-where-sd", "0.2,1.4,1.4"),
                     *("--continue-prob", "exponential:1e-20@0,1e-20@1000,0.1@2500"),
                 ),
                 samples=10,
