@@ -236,3 +236,14 @@ def test_insert_needs_its_markers():
 def test_readme_shows_the_records(name):
     text = format_table(TABLES[name], RECORDS / "results" / name)
     assert text in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_pictures_of_the_newest_evaluation_are_copied(project, tmp_path):
+    pictures = project / "output/some-plain-seed0/results/imgs"
+    pictures.mkdir(parents=True)
+    for step in (900, 1000):
+        (pictures / f"evaluation_{step}_localisation.png").write_text(str(step))
+    folder = tmp_path / "pictures"
+    assert make(project, "--report", "--pictures", str(folder)) == 0
+    assert [path.name for path in folder.iterdir()] == ["results_some_plain_localisation.png"]
+    assert (folder / "results_some_plain_localisation.png").read_text() == "1000"

@@ -9,7 +9,7 @@ from types import FrameType
 
 from experiments.benchmarks import markdown
 from experiments.benchmarks.record_files import RECORDS
-from experiments.benchmarks.results.report import format_table
+from experiments.benchmarks.results.report import copy_pictures, format_table
 from experiments.benchmarks.results.runs import Job, RunError, make_runs
 from experiments.benchmarks.results.tables import TABLES
 
@@ -73,6 +73,12 @@ def make_parser() -> argparse.ArgumentParser:
         type=Path,
         help="put the table between <!-- results: NAME --> and <!-- end of results: NAME -->",
     )
+    parser.add_argument(
+        "--pictures",
+        metavar="DIR",
+        type=Path,
+        help="copy there the pictures of seed 0's evaluations, from the run folders",
+    )
     return parser
 
 
@@ -111,6 +117,10 @@ def _run(args: argparse.Namespace) -> None:
         waiting = [job for job in jobs if job.is_to_do(output)]
         print(f"{len(jobs) - len(waiting)} of {len(jobs)} runs are there already.", flush=True)
         make_runs(waiting, output, args.jobs, args.threads)
+    if args.pictures is not None:
+        for row in rows:
+            run = Job(table=args.table, row=row, seed=0, records=args.records).name
+            copy_pictures(args.output / run, args.pictures, f"results_{args.table}_{row.name}")
     text = format_table(table, args.records / args.table)
     if args.write is None:
         print(text)

@@ -1,5 +1,6 @@
 """A table of results in Markdown, from its records."""
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from experiments.benchmarks import markdown
 from experiments.benchmarks.record_files import read_record, record_path
 from experiments.benchmarks.results.tables import ASKED, ELSEWHERE, PLAIN, VIEWS, Row, Table
 
-__all__ = ["format_table", "read_row"]
+__all__ = ["copy_pictures", "format_table", "read_row"]
 
 Record = dict[str, Any]
 Runs = dict[Row, list[Record]]
@@ -77,6 +78,28 @@ def format_table(table: Table, folder: Path) -> str:
         if text := make(finished):
             parts.append(text)
     return "\n\n".join([*parts, "\n".join(commands)])
+
+
+def copy_pictures(run: Path, folder: Path, name: str) -> list[Path]:
+    """Copy the pictures of a run's newest evaluation.
+
+    Args:
+        run: the run's folder.
+        folder: where to.
+        name: how the copies' names begin; they end in ``_reconstructions.png`` and so on.
+
+    Returns:
+        The copies; none where there is no such run or picture.
+    """
+    copies = []
+    for kind in ("reconstructions", "localisation", "calibration"):
+        found = list(run.glob(f"results/imgs/evaluation_*_{kind}.png"))
+        if found:
+            newest = max(found, key=lambda path: int(path.name.split("_")[1]))
+            folder.mkdir(parents=True, exist_ok=True)
+            copies.append(folder / f"{name}_{kind}.png")
+            shutil.copyfile(newest, copies[-1])
+    return copies
 
 
 def _elsewhere(finished: Runs) -> str:

@@ -149,9 +149,8 @@ TABLES: dict[str, Table] = {
                 dataset="multi-mnist-small",
                 flags=(
                     *("--collages", "800", "--max-steps", "5000", "--translate"),
-                    *("--overlap", "union", "--likelihood-sd", "0.2"),
-                    *("--z-where-sd", "0.2,1.9,1.9"),
-                    *("--continue-prob", "exponential:1e-14@0,1e-14@1500,0.5@3500"),
+                    *("--overlap", "union", "--z-where-sd", "0.2,1.9,1.9"),
+                    *("--continue-prob", "exponential:1e-8@0,1e-8@2000,0.01@4000"),
                 ),
                 samples=10,
                 asked=True,
