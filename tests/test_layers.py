@@ -18,7 +18,7 @@ LAYERS = [
     {"detections", "generative", "inference", "elbo", "score_function", "weights"},
     {"prediction"},
     {"model"},
-    {"estimators", "evaluation", "checkpoint", "export", "traces", "walks"},
+    {"estimators", "evaluation", "checkpoint", "export", "guidance", "traces", "walks"},
     {"training"},
     {"fitting"},
 ]
