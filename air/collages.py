@@ -2,7 +2,7 @@
 
 What stands out from the background in one connected region is most often one object. Cut out
 and put elsewhere, some at a time, such regions make scenes whose counts and poses are known. A
-model can learn from them where to look (:mod:`air.fitting`), before it learns to do without.
+model can learn from them where to look (:mod:`air.guidance`), before it learns to do without.
 """
 
 from dataclasses import dataclass

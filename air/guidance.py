@@ -5,10 +5,11 @@ What a model learns from them, it brings to the images themselves: :func:`learn_
 before any training, :func:`air.fit` along with it.
 """
 
+import math
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
 from air.collages import Collage, CollageMaker
@@ -22,7 +23,13 @@ __all__ = ["add_guidance", "learn_from_collages"]
 
 
 def learn_from_collages(
-    model: AIR, maker: CollageMaker, num_steps: int, *, batch_size: int = 64, lr: float = 1e-3
+    model: AIR,
+    maker: CollageMaker,
+    num_steps: int,
+    *,
+    batch_size: int = 64,
+    lr: float = 1e-3,
+    max_grad_norm: float | None = None,
 ) -> Iterator[int]:
     """Train a model on collages alone, with Adam; a generator that takes a step each time.
 
@@ -32,14 +39,21 @@ def learn_from_collages(
         num_steps: how many to take.
         batch_size: collages a step.
         lr: learning rate.
+        max_grad_norm: gradients of a larger norm are made shorter.
 
     Yields:
         The number of steps taken.
+
+    Raises:
+        FloatingPointError: if a gradient is not finite; no weight has taken it.
     """
     optimizer = torch.optim.Adam(model.parameters(), lr=lr, fused=True)
     for step in range(num_steps):
         optimizer.zero_grad()
         add_guidance(model, maker(batch_size), 1.0)
+        norm = nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm or math.inf)
+        if not norm.isfinite():
+            raise FloatingPointError(f"a gradient is not finite at step {step + 1} of collages")
         optimizer.step()
         yield step + 1
 
@@ -66,11 +80,13 @@ def add_guidance(model: AIR, collage: Collage, weight: float) -> None:
     lookers += inference.predictor.parameters()
     renderers = [*inference.encoder.parameters(), *decoder.parameters()]
     grads = [
-        *torch.autograd.grad(missed, lookers, retain_graph=True),
+        # With one step there is no recurrence, and no gradient for it.
+        *torch.autograd.grad(missed, lookers, retain_graph=True, allow_unused=True),
         *torch.autograd.grad(-bound, renderers),
     ]
     for parameter, grad in zip([*lookers, *renderers], grads, strict=True):
-        parameter.grad = grad if parameter.grad is None else parameter.grad + grad
+        if grad is not None:
+            parameter.grad = grad if parameter.grad is None else parameter.grad + grad
 
 
 def _missed(rollout: Rollout, num_objects: Tensor, z_where: Tensor) -> Tensor:

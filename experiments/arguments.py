@@ -42,7 +42,8 @@ def add_own_arguments(parser: argparse.ArgumentParser) -> None:
         default=0,
         help="before the first step, learn for so many steps from collages: scenes made of the "
         "connected regions of the training images, whose counts and places are known without a "
-        "label (black backgrounds only; default: %(default)s)",
+        "label (black backgrounds only; nothing is saved before they are done; default: "
+        "%(default)s)",
     )
     model = parser.add_argument_group("model and objective")
     model.add_argument(
@@ -117,8 +118,8 @@ def add_own_arguments(parser: argparse.ArgumentParser) -> None:
         "--overlap",
         metavar="WHAT",
         default=defaults.overlap,
-        help="what objects that overlap show: their sum, or their union, which stays inside "
-        "[0, 1]: for scenes whose sum is clipped (default: %(default)s)",
+        help="what objects that overlap show, with a normal likelihood: their sum, or their "
+        "union, which stays inside [0, 1]: for scenes whose sum is clipped (default: %(default)s)",
     )
     model.add_argument(
         "--likelihood-sd",
@@ -299,6 +300,7 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise ValueError(
             f"unknown precision {args.precision!r}. Expected one of: {', '.join(PRECISIONS)}."
         )
+    AIRConfig(likelihood=args.likelihood, overlap=args.overlap, step_input=args.step_input)
     for name in ("lr", "baseline_lr"):
         if not getattr(args, name) > 0:
             raise ValueError(f"{name} must be above 0, got {getattr(args, name)}.")

@@ -31,6 +31,7 @@ from experiments.datasets.object_scale import scale_prior
 from experiments.datasets.scenes import DataSplits
 from experiments.datasets.sharded_scenes import ShardedSplits
 from experiments.datasets.sources import estimate_prior, folder_name, known_prior
+from experiments.guard import NonFiniteError
 from experiments.loaders import SceneManager
 from experiments.objective import make_objective
 from experiments.pictures import save_reconstructions, save_samples
@@ -172,22 +173,43 @@ class AIRExperiment(boilr.VAEExperimentManager):
         )
         return torch.optim.Adam(groups, fused=True)
 
-    def learn_from_collages(self) -> Iterator[int]:
-        """Take the steps of ``collages``, before any other: a generator, see :mod:`air.guidance`.
+    def make_collages(self) -> CollageMaker:
+        """Cut the training images' regions out, for ``collages``.
 
         Raises:
             ValueError: if nothing stands out from the background of the training images.
         """
-        args, air, images = self.args, self.model.air, self.dataloaders.splits.train.images
-        maker = CollageMaker(
-            images,
-            estimate_object_size(images),
-            max_objects=air.max_objects,
-            scale=air.config.z_where_mean[0],
-        )
-        yield from learn_from_collages(
-            air, maker, args.collages, batch_size=args.batch_size, lr=args.lr
-        )
+        air, images = self.model.air, self.dataloaders.splits.train.images
+        try:
+            return CollageMaker(
+                images,
+                estimate_object_size(images),
+                max_objects=air.max_objects,
+                scale=air.config.z_where_mean[0],
+            )
+        except ValueError as error:
+            raise ValueError(f"--collages has nothing to learn from: {error}") from error
+
+    def learn_from_collages(self, maker: CollageMaker) -> Iterator[int]:
+        """Take the steps of ``collages``, before any other: a generator, see :mod:`air.guidance`.
+
+        Raises:
+            NonFiniteError: if a gradient is not finite.
+        """
+        args = self.args
+        try:
+            yield from learn_from_collages(
+                self.model.air,
+                maker,
+                args.collages,
+                batch_size=args.batch_size,
+                lr=args.lr,
+                max_grad_norm=args.max_grad_norm,
+            )
+        except FloatingPointError as error:
+            raise NonFiniteError(
+                f"training broke down: {error}. Lower --lr, or give --max-grad-norm."
+            ) from error
 
     def forward_pass(self, x: Tensor, y: Tensor | None = None) -> dict[str, Any]:
         """The objective on a batch, and its metrics as scalar tensors.
@@ -234,7 +256,13 @@ class AIRExperiment(boilr.VAEExperimentManager):
         return self._schedules[0](step) if start is None or step < start else 0.0
 
     def post_backward_callback(self) -> None:
-        """Set the learning rates of this step, just before boilr's trainer takes it."""
+        """Set the learning rates of this step, just before boilr's trainer takes it.
+
+        Raises:
+            ValueError: if there were to be collages first, of which that trainer knows nothing.
+        """
+        if self.args.collages and self.model.global_step == 0:
+            raise ValueError("--collages needs experiments.trainer.Trainer instead of boilr's.")
         self.set_schedules()
 
     @classmethod

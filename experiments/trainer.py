@@ -17,6 +17,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from air.checkpoint import save_pretrained
+from air.collages import CollageMaker
 from experiments import distributed
 from experiments.checkpoints import (
     Checkpoint,
@@ -117,6 +118,7 @@ class Trainer(boilr.Trainer):
         if checkpoint:
             self._restore(checkpoint)
         step = experiment.model.global_step
+        self._collages = experiment.make_collages() if args.collages and step == 0 else None
         distributed.spread_seeds(args.seed + step)
         if args.resume and distributed.average_metrics({"step": step})["step"] != step:
             raise ValueError("the processes found different checkpoints: do they share a disk?")
@@ -213,11 +215,20 @@ class Trainer(boilr.Trainer):
         metrics = self._update.metrics()  # waits for the device
         return (time.monotonic() - start) / number, metrics
 
+    def dry_collages(self, number: int) -> float:
+        """Take some steps on collages, if there are any; seconds of all that there are to be."""
+        if self._collages is None:
+            return 0.0
+        start, total = time.monotonic(), self.experiment.args.collages
+        steps = itertools.islice(self.experiment.learn_from_collages(self._collages), number)
+        taken = sum(1 for _ in steps)
+        return (time.monotonic() - start) * total / taken
+
     def _train(self, signals: StopSignals) -> dict[str, float]:
         experiment, model, progress = self.experiment, self.experiment.model, self._progress
         args, last_step = experiment.args, experiment.num_steps
         model.train()
-        if model.global_step == 0 and args.collages and not self._learn_from_collages(signals):
+        if self._collages and not self._learn_from_collages(self._collages, signals):
             return {}
         self._since = time.monotonic() - progress.window.seconds
         with tqdm(
@@ -249,13 +260,13 @@ class Trainer(boilr.Trainer):
                     break
         return progress.held_out
 
-    def _learn_from_collages(self, signals: StopSignals) -> bool:
+    def _learn_from_collages(self, maker: CollageMaker, signals: StopSignals) -> bool:
         """What comes before the first step; returns whether it was done to its end.
 
         Of several processes each does so by itself, and the first one's weights are kept.
         """
         with tqdm(
-            self.experiment.learn_from_collages(),
+            self.experiment.learn_from_collages(maker),
             total=self.experiment.args.collages,
             desc="collages",
             unit="step",

@@ -145,7 +145,9 @@ def test_a_killed_measurement_continues(tmp_path):
     assert command._records_of(path, report) == []
     path.write_text(json.dumps(report | {"records": [{"seed": 0}]}))
     assert command._records_of(path, report) == [{"seed": 0}]
-    assert command._records_of(path, report | {"run": "y"}) == []
+    with pytest.raises(ValueError, match="with other settings"):
+        command._records_of(path, report | {"run": "y"})
+    assert json.loads(path.read_text())["records"]
 
 
 def test_bad_command_lines_are_refused(tmp_path, capsys):

@@ -45,6 +45,7 @@ else:
     accuracy = 0.97 if flag("--load").endswith("seed0") else 0.99
     accuracy += 0.01 * ("--max-shift" in words)
     report = {"count_accuracy_mode": accuracy, "count_accuracy": accuracy, "continue_prob": 0.5,
+              "prior_num_steps": [0.6, 0.3, 0.1],
               "elbo": 600.0, "log_likelihood_bound": 610.0}
     if flag("--dataset"):
         report["count_accuracy_mode"] = 0.04
@@ -127,9 +128,7 @@ def test_a_learned_prior_is_shown(project, monkeypatch, capsys):
     row = Row(name="prior", title="`prior`", dataset="a-set", flags=flags)
     monkeypatch.setitem(TABLES, "some", Table(title="some", rows=(row,)))
     assert make(project, "--seeds", "1") == 0
-    assert "| `prior` | 1 | 0.500 | 50.00 % | 25.00 % | 12.50 % | 12.50 % |" in (
-        capsys.readouterr().out
-    )
+    assert "| `prior` | 1 | 0.500 | 60.00 % | 30.00 % | 10.00 % |" in (capsys.readouterr().out)
 
 
 def test_a_run_that_breaks_down_is_a_failure_and_is_not_made_again(project, capsys):
@@ -235,15 +234,24 @@ def test_insert_needs_its_markers():
 @pytest.mark.parametrize("name", TABLES)
 def test_readme_shows_the_records(name):
     text = format_table(TABLES[name], RECORDS / "results" / name)
-    assert text in (ROOT / "README.md").read_text(encoding="utf-8")
+    page = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert markdown.insert(page, text, f"results: {name}") == page
 
 
-def test_pictures_of_the_newest_evaluation_are_copied(project, tmp_path):
+def test_pictures_of_the_newest_evaluation_are_copied(project, monkeypatch, tmp_path, capsys):
+    row = Row(name="plain", title="p", dataset="a-set", elsewhere=("b-set",))
+    monkeypatch.setitem(TABLES, "some", Table(title="some", rows=(row,)))
+    folder = tmp_path / "pictures"
+    assert make(project, "--report", "--pictures", str(folder)) == 2
+    assert "holds no pictures" in capsys.readouterr().err
     pictures = project / "output/some-plain-seed0/results/imgs"
     pictures.mkdir(parents=True)
     for step in (900, 1000):
-        (pictures / f"evaluation_{step}_localisation.png").write_text(str(step))
-    folder = tmp_path / "pictures"
+        for kind in ("localisation", "reconstructions", "b-set_reconstructions"):
+            (pictures / f"evaluation_{step}_{kind}.png").write_text(f"{kind} {step}")
     assert make(project, "--report", "--pictures", str(folder)) == 0
-    assert [path.name for path in folder.iterdir()] == ["results_some_plain_localisation.png"]
-    assert (folder / "results_some_plain_localisation.png").read_text() == "1000"
+    copies = {path.name: path.read_text() for path in folder.iterdir()}
+    assert copies == {
+        f"results_some_plain_{kind}.png": f"{kind} 1000"
+        for kind in ("localisation", "reconstructions", "b-set_reconstructions")
+    }

@@ -49,6 +49,12 @@ def train_one_step(experiment):
 # Settings
 
 
+def test_collages_are_refused_by_boilrs_own_trainer(make_experiment):
+    experiment = make_experiment(collages=3)
+    with pytest.raises(ValueError, match="--collages needs"):
+        train_one_step(experiment)
+
+
 def test_default_settings_are_those_of_an_empty_command_line():
     parser = argparse.ArgumentParser()
     AIRExperiment.add_arguments(parser)

@@ -1,6 +1,8 @@
 """Learning from collages."""
 
 import copy
+import dataclasses
+import math
 
 import pytest
 import torch
@@ -42,6 +44,23 @@ def test_a_model_learns_to_count_and_to_render(maker):
     after = judge()
     assert after[0] > 0.7 > 0.5 > before[0]
     assert after[1] > before[1] + 10
+
+
+def test_one_step_at_most_has_no_recurrence():
+    images = squares([5, 9], value=0.8)
+    maker = CollageMaker(images, estimate_object_size(images), max_objects=1, scale=4.0)
+    model = AIR(dataclasses.replace(CONFIG, max_objects=1))
+    assert list(learn_from_collages(model, maker, 1, batch_size=4)) == [1]
+
+
+def test_a_gradient_that_is_not_finite_never_reaches_the_weights(maker):
+    model = AIR(CONFIG)
+    with torch.no_grad():
+        next(model.generative.decoder.parameters()).view(-1)[0] = math.inf
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(FloatingPointError, match="not finite at step 1 of collages"):
+        list(learn_from_collages(model, maker, 2, batch_size=4))
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
 def test_it_takes_a_step_when_asked_and_repeats(maker):

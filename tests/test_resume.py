@@ -107,8 +107,8 @@ def test_collages_that_were_cut_short_start_again(start):
     stopped = start("stopped", collages=3, max_steps=4)
     learn = stopped.experiment.learn_from_collages
 
-    def learn_and_stop():
-        for step in learn():
+    def learn_and_stop(maker):
+        for step in learn(maker):
             signal.raise_signal(signal.SIGTERM)
             yield step
 

@@ -148,8 +148,13 @@ def run(args: argparse.Namespace) -> int:
         )
     report = {"run": source.name, "step": step, "dataset": splits.name, **evaluation.to_dict()}
     report["max_shift"] = args.max_shift
+    prior = air.prior()
     report["continue_prob"] = air.generative.prior.continue_prob.item()
-    more, texts = _more(args, air, scenes, shifts, source.image_folder / f"evaluation_{step}")
+    report["prior_num_steps"] = prior.num_steps.probs.tolist()
+    picture = source.image_folder / f"evaluation_{step}"
+    if splits.name != config["dataset"]:
+        picture = picture.with_name(f"{picture.name}_{folder_name(splits.name)}")
+    more, texts = _more(args, air, scenes, shifts, picture)
     report |= more
     if not args.samples:  # JSON has no NaN
         report |= {"log_likelihood_bound": None, "ess": None}
@@ -159,8 +164,7 @@ def run(args: argparse.Namespace) -> int:
     stem += f"_shift{args.max_shift}" if args.max_shift else ""
     path = source.result_folder / f"evaluation_{stem}.json"
     path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    picture = source.image_folder / f"evaluation_{step}_reconstructions.png"
-    save_reconstructions(air, images[:32], picture)
+    save_reconstructions(air, images[:32], Path(f"{picture}_reconstructions.png"))
     save_samples(air, source.image_folder / f"evaluation_{step}_samples.png")
     if args.json:
         print(json.dumps(report))

@@ -155,12 +155,21 @@ def _measure_run(args: argparse.Namespace) -> tuple[dict[str, Any], Path]:
 
 
 def _records_of(path: Path, report: dict[str, Any]) -> list[dict[str, Any]]:
-    """The records in a file, if they were made with the same settings; else none."""
+    """The records in a file; none if there is no such file.
+
+    Raises:
+        ValueError: if they were made with other settings.
+    """
     if not path.exists():
         return []
     saved = read_json(path)
-    records = saved.pop("records", [])
-    return records if saved == report else []
+    records: list[dict[str, Any]] = saved.pop("records", [])
+    if saved != report:
+        raise ValueError(
+            f"{path} holds a measurement with other settings. "
+            "Give another --json FILE, or remove it."
+        )
+    return records
 
 
 def _of_two(scenes: Any) -> Scenes:

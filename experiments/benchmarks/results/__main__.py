@@ -119,8 +119,8 @@ def _run(args: argparse.Namespace) -> None:
         make_runs(waiting, output, args.jobs, args.threads)
     if args.pictures is not None:
         for row in rows:
-            run = Job(table=args.table, row=row, seed=0, records=args.records).name
-            copy_pictures(args.output / run, args.pictures, f"results_{args.table}_{row.name}")
+            run = args.output / Job(table=args.table, row=row, seed=0, records=args.records).name
+            copy_pictures(run, row, args.pictures, f"results_{args.table}_{row.name}")
     text = format_table(table, args.records / args.table)
     if args.write is None:
         print(text)

@@ -1,5 +1,6 @@
 """A table of results in Markdown, from its records."""
 
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 from experiments.benchmarks import markdown
 from experiments.benchmarks.record_files import read_record, record_path
 from experiments.benchmarks.results.tables import ASKED, ELSEWHERE, PLAIN, VIEWS, Row, Table
+from experiments.datasets.sources import folder_name
 
 __all__ = ["copy_pictures", "format_table", "read_row"]
 
@@ -80,25 +82,37 @@ def format_table(table: Table, folder: Path) -> str:
     return "\n\n".join([*parts, "\n".join(commands)])
 
 
-def copy_pictures(run: Path, folder: Path, name: str) -> list[Path]:
-    """Copy the pictures of a run's newest evaluation.
+def copy_pictures(run: Path, row: Row, folder: Path, name: str) -> list[Path]:
+    """Copy the pictures of a run's newest evaluations.
 
     Args:
         run: the run's folder.
+        row: whose run it is: on which other data sets it was evaluated.
         folder: where to.
         name: how the copies' names begin; they end in ``_reconstructions.png`` and so on.
 
     Returns:
-        The copies; none where there is no such run or picture.
+        The copies.
+
+    Raises:
+        FileNotFoundError: if there are no pictures.
     """
     copies = []
+    places = ["", *(f"{folder_name(dataset)}_" for dataset in row.elsewhere)]
     for kind in ("reconstructions", "localisation", "calibration"):
-        found = list(run.glob(f"results/imgs/evaluation_*_{kind}.png"))
-        if found:
-            newest = max(found, key=lambda path: int(path.name.split("_")[1]))
-            folder.mkdir(parents=True, exist_ok=True)
-            copies.append(folder / f"{name}_{kind}.png")
-            shutil.copyfile(newest, copies[-1])
+        for place in places:
+            pattern = re.compile(rf"evaluation_(\d+)_{re.escape(place)}{kind}\.png")
+            found = {
+                int(match[1]): path
+                for path in run.glob(f"results/imgs/evaluation_*_{kind}.png")
+                if (match := pattern.fullmatch(path.name))
+            }
+            if found:
+                folder.mkdir(parents=True, exist_ok=True)
+                copies.append(folder / f"{name}_{place}{kind}.png")
+                shutil.copyfile(found[max(found)], copies[-1])
+    if not copies:
+        raise FileNotFoundError(f"{run} holds no pictures of an evaluation: say --output.")
     return copies
 
 
@@ -169,11 +183,12 @@ def _learned_priors(finished: Runs) -> str:
         if "--learn-continue-prob-from" not in row.flags or not records:
             continue
         learned = [record[PLAIN]["continue_prob"] for record in records]
-        counts = zip(*([1 - p, p - p**2, p**2 - p**3, p**3] for p in learned), strict=True)
+        counts = zip(*(record[PLAIN]["prior_num_steps"] for record in records), strict=True)
         cells = [markdown.spread(learned, 1, 3, ""), *map(_shares, counts)]
         rows.append([row.title, str(len(learned)), *cells])
-    header = ("run", "seeds", "learned probability of one more object")
-    return _if_any((*header, "p(0)", "p(1)", "p(2)", "p(3 or more)"), rows)
+    header = ["run", "seeds", "learned probability of one more object"]
+    header += [f"p({count})" for count in range(max(map(len, rows), default=3) - 3)]
+    return _if_any(header, [row + ["–"] * (len(header) - len(row)) for row in rows])
 
 
 def _if_any(header: Sequence[str], rows: list[list[str]]) -> str:
