@@ -204,7 +204,7 @@ TABLES: dict[str, Table] = {
             for name, title, flags in (
                 ("air", "AIR", ()),
                 ("dair", "DAIR", ("--step-input", "difference-only")),
-                ("collages", "AIR after collages", ("--collages", "500")),
+                ("collages", "AIR after collages of 0 to 3", ("--collages", "500")),
             )
         ),
     ),
