@@ -13,6 +13,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from air.checkpoint import save_pretrained
+from experiments.bars import step_bar
 from experiments.boilr_model import AIRModel
 from experiments.determinism import make_deterministic
 from experiments.ensemble import StackedLoader, StackedStep
@@ -113,7 +114,7 @@ class EnsembleTrainer:
         args, last_step = experiment.args, experiment.num_steps
         model.train()
         start = time.perf_counter()
-        with tqdm(total=last_step, desc="train", unit="step", dynamic_ncols=True) as bar:
+        with step_bar(total=last_step, desc="train") as bar:
             for x, y in self._batches():
                 self._update(x, y)
                 model.increment_global_step()

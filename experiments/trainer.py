@@ -19,6 +19,7 @@ from tqdm import tqdm
 from air.checkpoint import save_pretrained
 from air.collages import CollageMaker
 from experiments import distributed
+from experiments.bars import step_bar
 from experiments.checkpoints import (
     Checkpoint,
     check_room,
@@ -231,14 +232,7 @@ class Trainer(boilr.Trainer):
         if self._collages and not self._learn_from_collages(self._collages, signals):
             return {}
         self._since = time.monotonic() - progress.window.seconds
-        with tqdm(
-            total=last_step,
-            initial=model.global_step,
-            desc="train",
-            unit="step",
-            dynamic_ncols=True,
-            disable=not distributed.is_main(),
-        ) as bar:
+        with step_bar(total=last_step, initial=model.global_step, desc="train") as bar:
             for x, y in self._batches():
                 self._step(x, y)
                 self._settle()
@@ -265,14 +259,8 @@ class Trainer(boilr.Trainer):
 
         Of several processes each does so by itself, and the first one's weights are kept.
         """
-        with tqdm(
-            self.experiment.learn_from_collages(maker),
-            total=self.experiment.args.collages,
-            desc="collages",
-            unit="step",
-            dynamic_ncols=True,
-            disable=not distributed.is_main(),
-        ) as bar:
+        steps, total = self.experiment.learn_from_collages(maker), self.experiment.args.collages
+        with step_bar(steps, total=total, desc="collages") as bar:
             for _ in bar:
                 if self._is_to_stop(signals, at_log=True):
                     self.stopped_by = signals.received or signal.SIGTERM
@@ -322,7 +310,7 @@ class Trainer(boilr.Trainer):
             metrics["images_per_s"] = images / max(now - self._since, 1e-9)
             self._check_finite(metrics, step)
             self._log(metrics, step, "train")
-            bar.set_postfix_str(_postfix(metrics))
+            bar.set_postfix_str(_postfix(metrics), refresh=False)
         self._since = now
 
     def _held_out(self, step: int, last: bool) -> dict[str, float]:
