@@ -54,7 +54,7 @@ def read_row(folder: Path, row: Row) -> list[Record]:
 def format_table(table: Table, folder: Path) -> str:
     """The table and the commands that made it; every seed counts, a broken one as a failure.
 
-    Nothing where there is no record.
+    Where there is no record, a line says so.
 
     Args:
         table: which rows.
@@ -70,7 +70,7 @@ def format_table(table: Table, folder: Path) -> str:
         flags = " ".join(["--dataset", row.dataset, *row.flags])
         commands.append(f"- {row.title}: `python main.py train {flags} --seed SEED` ({commits})")
     if not rows:
-        return ""
+        return "*No run is kept yet.*"
     parts = [markdown.table(HEADER, rows)]
     finished = {
         row: [record for record in read_row(folder, row) if record["status"] == "finished"]
