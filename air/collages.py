@@ -51,7 +51,7 @@ class CollageMaker:
     """
 
     def __init__(self, images: Tensor, size: ObjectSize, *, max_objects: int, scale: float) -> None:
-        images = as_float(images[:: -(-len(images) // _MOST_IMAGES)])
+        images = as_float(images[:: max(-(-len(images) // _MOST_IMAGES), 1)])
         regions = find_regions(images)
         self.canvas = tuple(images.shape[1:])
         self.max_objects, self.scale = max_objects, scale

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from air import AIR
 
-__all__ = ["Calibration", "Reliability", "calibrate", "format_calibration", "reliability"]
+__all__ = ["TITLES", "Calibration", "Reliability", "calibrate", "format_calibration", "reliability"]
 
 NUM_BINS = 15
 

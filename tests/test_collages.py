@@ -37,6 +37,15 @@ def test_a_collage_holds_what_it_says(maker):
         assert not image[0][~shown].any()
 
 
+def test_of_many_images_some_are_looked_at(monkeypatch):
+    images = squares([5, 9], value=0.8)
+    size = estimate_object_size(images)
+    monkeypatch.setattr("air.collages._MOST_IMAGES", len(images) // 2)
+    half = CollageMaker(images, size, max_objects=3, scale=4.0)
+    whole = CollageMaker(images[::2], size, max_objects=3, scale=4.0)
+    assert half.patches.equal(whole.patches)
+
+
 def test_objects_are_mostly_apart(maker):
     collage = maker(200, torch.Generator().manual_seed(0))
     found = find_regions(collage.images).image.bincount(minlength=200)

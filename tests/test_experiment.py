@@ -137,6 +137,7 @@ def test_zero_is_refused_with_a_message(name, make_args):
     [
         ({"max_objects": 1}, "max.objects"),
         ({"max_objects": 0}, "max_objects must be at least 1|max.objects"),
+        ({"overlap": "max"}, r"unknown overlap 'max'"),
         ({"likelihood": "gaussian"}, r"unknown likelihood 'gaussian'"),
         ({"likelihood_sd": 0.0}, r"--likelihood-sd must stay above 0, got 0\.0 at step 0"),
         ({"likelihood_sd": "linear:0.3:0:4"}, r"--likelihood-sd must stay above 0, got 0\.0 at"),
@@ -346,12 +347,14 @@ def test_settings_reach_the_model(make_experiment):
         encoder_hidden="7,8",
         decoder_hidden="",
         step_input="difference",
+        overlap="union",
     )
     config = experiment.model.air.config
     assert config.image_shape == (1, 18, 16)
     assert (config.max_objects, config.z_what_size) == (4, 6)
     assert (config.encoder_hidden, config.decoder_hidden) == ((7, 8), ())
     assert (config.step_input, config.learn_continue_prob) == ("difference", False)
+    assert config.overlap == "union"
     assert (config.likelihood, config.likelihood_sd) == ("bernoulli", 0.2)
     assert experiment.model.estimator.num_samples == 3
 

@@ -63,6 +63,24 @@ def test_a_gradient_that_is_not_finite_never_reaches_the_weights(maker):
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
+def test_gradients_are_made_shorter_on_demand(maker, monkeypatch):
+    norms = []
+    step = torch.optim.Adam.step
+
+    def look_and_step(self):
+        grads = [
+            p.grad for group in self.param_groups for p in group["params"] if p.grad is not None
+        ]
+        norms.append(torch.nn.utils.get_total_norm(grads).item())
+        step(self)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", look_and_step)
+    list(learn_from_collages(AIR(CONFIG), maker, 1, batch_size=4))
+    list(learn_from_collages(AIR(CONFIG), maker, 1, batch_size=4, max_grad_norm=0.5))
+    assert norms[0] > 1
+    assert norms[1] == pytest.approx(0.5, rel=1e-3)
+
+
 def test_it_takes_a_step_when_asked_and_repeats(maker):
     torch.manual_seed(0)
     model = AIR(CONFIG)

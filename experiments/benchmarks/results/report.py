@@ -9,6 +9,7 @@ from typing import Any
 from experiments.benchmarks import markdown
 from experiments.benchmarks.record_files import read_record, record_path
 from experiments.benchmarks.results.tables import ASKED, ELSEWHERE, PLAIN, VIEWS, Row, Table
+from experiments.calibration import TITLES
 from experiments.datasets.sources import folder_name
 
 __all__ = ["copy_pictures", "format_table", "read_row"]
@@ -16,12 +17,6 @@ __all__ = ["copy_pictures", "format_table", "read_row"]
 Record = dict[str, Any]
 Runs = dict[Row, list[Record]]
 """The finished runs of each row."""
-
-CALIBRATED = {
-    "means": "q(n \\| x) at the latents' means",
-    "q": "q(n \\| x)",
-    "p": "p(n \\| x), importance-weighted",
-}
 
 HEADER = (
     *("run", "seeds", "at least 98 %", "count accuracy, mode", "worst", "one draw"),
@@ -121,20 +116,13 @@ def _elsewhere(finished: Runs) -> str:
     rows = []
     for row, records in finished.items():
         for dataset in row.elsewhere:
-            own = [record[PLAIN] for record in records if f"{ELSEWHERE}{dataset}" in record]
-            other = [
-                record[f"{ELSEWHERE}{dataset}"]
-                for record in records
-                if f"{ELSEWHERE}{dataset}" in record
-            ]
-            if other:
-                rows.append(
-                    [
-                        *(row.title, str(len(other))),
-                        *(f"`{row.dataset}`", _accuracies(own)),
-                        *(f"`{dataset}`", _accuracies(other)),
-                    ]
-                )
+            name = f"{ELSEWHERE}{dataset}"
+            judged = [record for record in records if name in record]
+            if judged:
+                own = _accuracies([record[PLAIN] for record in judged])
+                other = _accuracies([record[name] for record in judged])
+                cells = [f"`{row.dataset}`", own, f"`{dataset}`", other]
+                rows.append([row.title, str(len(judged)), *cells])
     header = ("run", "seeds", "trained on", "count accuracy there")
     return _if_any((*header, "judged by", "count accuracy there"), rows)
 
@@ -162,7 +150,7 @@ def _calibration(finished: Runs) -> str:
     rows, most = [], 0
     for row, records in finished.items():
         asked = [record[ASKED]["calibration"] for record in records if ASKED in record]
-        for name, title in CALIBRATED.items():
+        for name, title in TITLES.items():
             judged = [one[name] for one in asked]
             if judged:
                 counts = list(zip(*(one["error_by_count"] for one in judged), strict=True))
@@ -170,7 +158,7 @@ def _calibration(finished: Runs) -> str:
                 overall = [[one[key] for one in judged] for key in ("accuracy", "confidence")]
                 overall.append([one["error"] for one in judged])
                 cells = [_shares(values) for values in (*overall, *counts)]
-                rows.append([row.title, title, str(len(judged)), *cells])
+                rows.append([row.title, title.replace("|", r"\|"), str(len(judged)), *cells])
     header = ["run", "posterior", "seeds", "right", "sure", "calibration error"]
     header += [f"n = {count}" for count in range(most)]
     return _if_any(header, [row + ["–"] * (len(header) - len(row)) for row in rows])

@@ -17,8 +17,8 @@ ELSEWHERE = "evaluation_on_"
 """How the names begin under which a record keeps what was found on other data sets."""
 
 MAX_SHIFT = 6
-"""Every run is evaluated twice: as it is, and with the best of 25 views of each scene, moved by up
-to so many pixels. Chosen by the ELBO: two of three runs in the manner of the row ``dip`` had it
+"""Every run is evaluated as it is, and with the best of 25 views of each scene, moved by up to so
+many pixels. Chosen by the ELBO: two of three runs in the manner of the row ``dip`` had it
 higher than with 4."""
 
 
