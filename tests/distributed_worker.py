@@ -33,6 +33,13 @@ from tests.small import small_images, small_model
 BATCH = 22  # no other axis of the small model has 22 or 11 entries
 STEPS = 3
 CPU = torch.device("cpu")
+SETTINGS = {
+    "run_name": "run",
+    "threads": 1,
+    "no_cuda": True,
+    "batch_size": 4,
+    "z_what_size": 5,
+}
 NORMAL = {torch.randn, torch.randn_like, torch.normal, torch.Tensor.normal_}
 UNIFORM = {torch.rand, torch.rand_like, torch.Tensor.uniform_}
 
@@ -175,12 +182,8 @@ def train(folder):
     args = AIRExperiment.default_args(
         dataset=f"shards:{folder / 'shards'}",
         output=str(folder / f"output_of_rank_{distributed.rank()}"),
-        run_name="run",
+        **SETTINGS,
         estimator="reinforce",
-        threads=1,
-        no_cuda=True,
-        batch_size=4,
-        z_what_size=5,
         max_steps=4,
         train_log_every=2,
         test_log_every=2,
@@ -202,11 +205,7 @@ def train_after_collages(folder):
         dataset="scenes:canvas=24,size=8,sprites=shapes,train=24,held_out=6",
         data_root=str(folder / "data"),
         output=str(folder / "collages"),
-        run_name="run",
-        threads=1,
-        no_cuda=True,
-        batch_size=4,
-        z_what_size=5,
+        **SETTINGS,
         collages=2,
         max_steps=1,
         train_log_every=1,
@@ -223,11 +222,7 @@ def stop_and_resume(folder):
     args = AIRExperiment.default_args(
         dataset=f"shards:{folder / 'shards'}",
         output=str(folder / "shared"),
-        run_name="run",
-        threads=1,
-        no_cuda=True,
-        batch_size=4,
-        z_what_size=5,
+        **SETTINGS,
         max_steps=6,
         train_log_every=2,
         test_log_every=4,
