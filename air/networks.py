@@ -77,8 +77,9 @@ class ConvEmbedding(nn.Sequential):
         """Size of what comes out."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """``(B, features)`` from flattened images ``(B, C * H * W)``."""
-        return super().forward(input)
+        """``(*, features)`` from flattened images ``(*, C * H * W)``."""
+        features: Tensor = super().forward(input.flatten(end_dim=-2))
+        return features.unflatten(0, input.shape[:-1])
 
 
 class GlimpseEncoder(nn.Module):

@@ -93,6 +93,14 @@ def add_own_arguments(parser: argparse.ArgumentParser) -> None:
         help="prior standard deviations of an object's scale and place "
         "(default: what the data set comes with, or estimated, else 0.2,1,1)",
     )
+    model.add_argument(
+        "--image-channels",
+        metavar="SIZES",
+        default=",".join(map(str, defaults.image_channels)),
+        help="channels of convolutions of stride 2 between the image and the LSTM, such as "
+        "16,32,64: with --collages they count objects that overlap far better (default: none, as "
+        "in the paper)",
+    )
     for half in ("encoder", "decoder"):
         model.add_argument(
             f"--{half}-hidden",
@@ -279,8 +287,8 @@ def check_arguments(args: argparse.Namespace) -> None:
     if args.resume and args.dry_run:
         raise ValueError("--dry-run saves nothing, so it cannot go with --resume.")
     parse_on_nan(args.on_nan)
-    for half in ("encoder", "decoder"):
-        parse_sizes(getattr(args, f"{half}_hidden"))
+    for sizes in ("image_channels", "encoder_hidden", "decoder_hidden"):
+        parse_sizes(getattr(args, sizes))
     for name, most in _MOST.items():
         if getattr(args, name) > most:
             raise ValueError(f"{name} must be at most {most}, got {getattr(args, name)}.")

@@ -340,6 +340,7 @@ def make_config(args: argparse.Namespace, data_shape: tuple[int, ...], num_steps
         channels=channels,
         max_objects=args.max_objects,
         z_what_size=args.z_what_size,
+        image_channels=parse_sizes(args.image_channels),
         encoder_hidden=parse_sizes(args.encoder_hidden),
         decoder_hidden=parse_sizes(args.decoder_hidden),
         step_input=args.step_input,

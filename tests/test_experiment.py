@@ -143,6 +143,7 @@ def test_zero_is_refused_with_a_message(name, make_args):
         ({"likelihood_sd": "linear:0.3:0:4"}, r"--likelihood-sd must stay above 0, got 0\.0 at"),
         ({"likelihood_sd": "linear:0.3:0.2:4", "likelihood": "bernoulli"}, "must be a number"),
         ({"z_what_size": 0}, "z_what_size must be at least 1"),
+        ({"image_channels": "4;8"}, "cannot read the sizes '4;8'"),
         ({"encoder_hidden": "12,many"}, "cannot read the sizes '12,many'"),
         ({"decoder_hidden": "0"}, "decoder_hidden must hold sizes of at least 1"),
         ({"batch_size": 1000}, "Lower --batch-size"),
@@ -344,6 +345,7 @@ def test_settings_reach_the_model(make_experiment):
         likelihood="bernoulli",
         likelihood_sd=0.2,
         num_samples=3,
+        image_channels="2,3",
         encoder_hidden="7,8",
         decoder_hidden="",
         step_input="difference",
@@ -352,6 +354,7 @@ def test_settings_reach_the_model(make_experiment):
     config = experiment.model.air.config
     assert config.image_shape == (1, 18, 16)
     assert (config.max_objects, config.z_what_size) == (4, 6)
+    assert config.image_channels == (2, 3)
     assert (config.encoder_hidden, config.decoder_hidden) == ((7, 8), ())
     assert (config.step_input, config.learn_continue_prob) == ("difference", False)
     assert config.overlap == "union"

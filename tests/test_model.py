@@ -19,6 +19,8 @@ VARIANTS = [
     {"step_input": "difference"},
     {"step_input": "difference-only", "likelihood": "bernoulli", "image_embedding": (20, 10)},
     {"image_embedding": (20, 10)},
+    {"image_channels": (4, 6)},
+    {"image_channels": (4,), "image_embedding": (10,), "step_input": "difference"},
     {"learn_continue_prob": True},
     {"glimpse_size": (9, 9), "canvas_size": (8, 21)},
     {"z_where_mean": (3, 0, 0), "z_where_sd": (1, 1, 1)},

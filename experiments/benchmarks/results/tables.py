@@ -131,12 +131,14 @@ TABLES: dict[str, Table] = {
                     "--continue-prob",
                     "exponential:1e-5@0,0.01@1500,1e-14@1560,1e-14@2700,0.5@6300",
                 ),
+                asked=True,
             ),
             Row(
                 name="enumerate",
                 title="`enumerate`, 6000 steps",
                 dataset="multi-mnist-pyro",
                 flags=("--max-steps", "6000"),
+                asked=True,
             ),
         ),
     ),
@@ -206,6 +208,53 @@ TABLES: dict[str, Table] = {
                 ("dair", "DAIR", ("--step-input", "difference-only")),
                 ("collages", "AIR after collages of 0 to 3", ("--collages", "500")),
             )
+        ),
+    ),
+    "learned-prior": Table(
+        title="a learned prior over counts",
+        rows=(
+            Row(
+                name="late",
+                title="learned once the model has converged, from step 4000",
+                dataset="multi-mnist-pyro",
+                flags=("--max-steps", "6000", "--learn-continue-prob-from", "4000"),
+            ),
+            Row(
+                name="early",
+                title="learned from the first step",
+                dataset="multi-mnist-pyro",
+                flags=("--max-steps", "6000", "--learn-continue-prob-from", "0"),
+            ),
+        ),
+    ),
+    "more": Table(
+        title="more objects, and backgrounds",
+        rows=(
+            Row(
+                name="0-6",
+                title="0 to 6 digits on 100x100, after collages",
+                dataset="scenes:canvas=100,max_objects=6",
+                flags=(
+                    *("--max-objects", "8", "--collages", "600", "--max-steps", "3000"),
+                    *("--translate", "--overlap", "union", "--z-where-sd", "0.2,3.2,3.2"),
+                    *("--continue-prob", "exponential:1e-8@0,1e-8@1000,0.1@2400"),
+                ),
+                samples=10,
+                asked=True,
+            ),
+            *(
+                Row(
+                    name=name,
+                    title=title,
+                    dataset=f"scenes:size=28,{setting}",
+                    samples=10,
+                )
+                for name, title, setting in (
+                    ("noise", "noise of standard deviation 0.1", "noise=0.1"),
+                    ("uniform", "uniform grey background", "background=uniform"),
+                    ("grid", "grid in the background", "background=grid"),
+                )
+            ),
         ),
     ),
 }
