@@ -1,6 +1,7 @@
 """Scenes made to order: what the settings say is what the pixels show."""
 
 import dataclasses
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from experiments.datasets.generator import generate
 from experiments.datasets.multi_mnist import split_digits
 from experiments.datasets.scene_config import SceneConfig, parse_scenes
 from experiments.datasets.sprites import COLORS, SHAPES, DigitSprites, PictureSprites, ShapeSprites
+from experiments.datasets.strokes import StrokeSprites
 
 FEW = {"train": 60, "held_out": 20}
 
@@ -117,6 +119,7 @@ def test_counts_follow_the_probabilities(make):
         "canvas=40x60,max_objects=4,size=8-14",
         "canvas=64,sprites=shapes,colors=7,size=9-18",
         "sprites=binary-digits,size=9-18,max_objects=3",
+        "sprites=strokes,size=12-20",
     ],
 )
 def test_boxes_and_masks_are_those_of_the_pixels(text, make):
@@ -286,6 +289,30 @@ def test_sprites_that_are_not_there_are_refused(tmp_path, digits):
         PictureSprites([])
 
 
+def test_halves_of_strokes_share_no_character(digits):
+    config = parse_scenes("scenes:sprites=strokes,counts=0/1,train=300,held_out=300")
+    halves = generate(config, digits)
+    train, held_out = (half.classes.unique() for half in (halves.train, halves.held_out))
+    assert len(train) > 200
+    assert not set(train.tolist()) & set(held_out.tolist())
+
+
+def test_a_character_is_written_anew_each_time_but_alike():
+    sprites, random = StrokeSprites(0), np.random.RandomState(0)
+    written: dict[int, list[np.ndarray]] = {}
+    for _ in range(2000):
+        pixels, kind = sprites.draw(20, random)
+        assert max(pixels.shape) == 20
+        square = np.zeros((20, 20))
+        square[: pixels.shape[0], : pixels.shape[1]] = pixels
+        written.setdefault(kind, []).append(square)
+    pairs = [group[:2] for group in written.values() if len(group) > 1]
+    same = [np.abs(one - two).mean() for one, two in pairs]
+    other = [np.abs(a[0] - b[1]).mean() for a, b in pairwise(pairs)]
+    assert min(same) > 0
+    assert np.mean(same) < 0.75 * np.mean(other)
+
+
 # The registry
 
 
@@ -331,6 +358,7 @@ def test_scenes_are_cached_and_read_again(tmp_path, monkeypatch, capsys):
         ("canvas=64,sprites=binary-digits", 4.5),
         ("canvas=50,size=21,sprites=digits", 2.8),
         ("canvas=100x80,sprites=shapes", 4.49),
+        ("canvas=50,sprites=strokes,size=21", 2.16),
     ],
 )
 def test_scale_fits_the_boxes(text, mean, make):

@@ -24,6 +24,7 @@ from experiments.datasets.sprites import (
     ShapeSprites,
     Sprites,
 )
+from experiments.datasets.strokes import StrokeSprites
 
 __all__ = ["generate"]
 
@@ -39,8 +40,8 @@ def generate(
     Args:
         config: how.
         digits: for sprites that are digits. The halves draw on different ones, see
-            :func:`experiments.datasets.multi_mnist.split_digits`; other sprites are the same
-            in both.
+            :func:`experiments.datasets.multi_mnist.split_digits`, and on different strokes;
+            other sprites are the same in both.
         name: of the data set; default: the configuration's.
         progress: whether to show a bar on stderr.
 
@@ -71,6 +72,8 @@ def _sources(config: SceneConfig, digits: Digits) -> tuple[Sprites, Sprites]:
         return pictures, pictures
     if config.sprites == "shapes":
         return ShapeSprites(), ShapeSprites()
+    if config.sprites == "strokes":
+        return StrokeSprites(0), StrokeSprites(1)
     binary = config.sprites == "binary-digits"
     train, held_out = split_digits(digits, seed=config.seed)
     return DigitSprites(train, binary=binary), DigitSprites(held_out, binary=binary)

@@ -27,7 +27,7 @@ _MOST_BYTES = 1 << 33
 """Of the images and masks of a data set."""
 _MOST_OBJECTS = 100
 _MAX_SPRITE_BYTES = 1 << 28
-_FILLS = {"digits": 0.77, "binary-digits": 0.72, "shapes": 0.9}
+_FILLS = {"digits": 0.77, "binary-digits": 0.72, "shapes": 0.9, "strokes": 1.0}
 """Longer side of what a sprite lights, on average, over its patch's; pictures fill theirs."""
 
 
@@ -46,8 +46,8 @@ class SceneConfig:
     size: tuple[int, int] = (18, 18)
     """Least and greatest size of a sprite in pixels, its longer side; uniform between them."""
     sprites: str = "digits"
-    """``digits``, ``binary-digits``, ``shapes``, or a folder of pictures on black (or with
-    transparency)."""
+    """``digits``, ``binary-digits``, ``shapes``, ``strokes`` (made-up characters), or a folder of
+    pictures on black (or with transparency)."""
     colors: int = 0
     """0 for grey images, 7 for RGB ones whose white and grey sprites take one of seven colours."""
     overlap: Overlap = "clip"
@@ -140,8 +140,7 @@ class SceneConfig:
     @property
     def sprite_folder(self) -> Path | None:
         """The folder of pictures that sprites are read from, if they are."""
-        known = self.sprites in ("digits", "binary-digits", "shapes")
-        return None if known else Path(self.sprites).expanduser()
+        return None if self.sprites in _FILLS else Path(self.sprites).expanduser()
 
     def fingerprint(self) -> str:
         """SHA-256 of all that the scenes depend on, in hexadecimal.
@@ -207,8 +206,8 @@ def sprite_paths(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         raise ValueError(
-            f"unknown sprites {str(folder)!r}. Expected digits, binary-digits, shapes, or a folder "
-            "of pictures."
+            f"unknown sprites {str(folder)!r}. Expected {', '.join(_FILLS)}, or a folder of "
+            "pictures."
         )
     paths = image_paths(folder)
     if not paths:

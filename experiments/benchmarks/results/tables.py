@@ -228,7 +228,7 @@ TABLES: dict[str, Table] = {
         ),
     ),
     "more": Table(
-        title="more objects, and backgrounds",
+        title="more objects, other objects, backgrounds",
         rows=(
             Row(
                 name="0-6",
@@ -250,6 +250,7 @@ TABLES: dict[str, Table] = {
                     samples=10,
                 )
                 for name, title, setting in (
+                    ("strokes", "made-up characters of pen strokes", "sprites=strokes"),
                     ("noise", "noise of standard deviation 0.1", "noise=0.1"),
                     ("uniform", "uniform grey background", "background=uniform"),
                     ("grid", "grid in the background", "background=grid"),
