@@ -18,8 +18,6 @@ __all__ = ["Collage", "CollageMaker"]
 
 _BORDER = 2
 """Pixels around a region that are cut out with it: its soft edge."""
-_LAYOUTS = 3
-"""Of so many random layouts the one with the least overlap is taken."""
 _MOST_REGIONS = 2000
 _MOST_IMAGES = 4000
 """To look for regions in: evenly chosen, for they are held in memory more than once."""
@@ -45,16 +43,26 @@ class CollageMaker:
         size: what :func:`air.object_size.estimate_object_size` says of them.
         max_objects: T, the most objects in a collage; all counts are as frequent.
         scale: s of every pose.
+        layouts: of so many random layouts the one with the least overlap is taken. With 1, objects
+            overlap as often as chance has it.
 
     Raises:
         ValueError: if there is no region at all.
     """
 
-    def __init__(self, images: Tensor, size: ObjectSize, *, max_objects: int, scale: float) -> None:
+    def __init__(
+        self,
+        images: Tensor,
+        size: ObjectSize,
+        *,
+        max_objects: int,
+        scale: float,
+        layouts: int = 3,
+    ) -> None:
         images = as_float(images[:: max(-(-len(images) // _MOST_IMAGES), 1)])
         regions = find_regions(images)
         self.canvas = tuple(images.shape[1:])
-        self.max_objects, self.scale = max_objects, scale
+        self.max_objects, self.scale, self.layouts = max_objects, scale, layouts
         # Much larger than most: some that touch.
         sides = (regions.boxes[:, 2:] - regions.boxes[:, :2]).amax(dim=1)
         largest = max(size.size + 3 * size.spread, 1.5 * size.size)
@@ -91,7 +99,7 @@ class CollageMaker:
         present = torch.arange(steps) < num_objects[:, None]
         sizes = self.sizes[chosen]
         room = (sizes.new_tensor([width, height]) - sizes).clamp(min=0) + 1
-        draws = torch.rand(_LAYOUTS, number, steps, 2, generator=generator)
+        draws = torch.rand(self.layouts, number, steps, 2, generator=generator)
         starts = (draws * room).floor()
         best = _overlap(starts, sizes, present).argmin(dim=0)
         start = starts[best, torch.arange(number)]

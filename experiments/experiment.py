@@ -186,6 +186,8 @@ class AIRExperiment(boilr.VAEExperimentManager):
                 estimate_object_size(images),
                 max_objects=air.max_objects,
                 scale=air.config.z_where_mean[0],
+                # Where the scenes' own objects overlap freely, those of the collages shall too.
+                layouts=1 if air.config.overlap == "union" else 3,
             )
         except ValueError as error:
             raise ValueError(f"--collages has nothing to learn from: {error}") from error

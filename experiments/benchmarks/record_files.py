@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import subprocess
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -93,3 +94,17 @@ def read_record(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"cannot read the record {path}: {error}") from error
     return record
+
+
+def current_commit() -> str | None:
+    """The commit of this checkout, with a mark if it was changed since; None without git."""
+    try:
+        found = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+        )
+    except OSError:
+        return None
+    return found.stdout.strip() if found.returncode == 0 else None

@@ -13,6 +13,7 @@ from experiments.benchmarks import downstream
 from experiments.benchmarks.downstream.probes import TASKS, measure
 from experiments.benchmarks.downstream.report import format_table, save_picture
 from experiments.benchmarks.markdown import insert
+from experiments.benchmarks.record_files import current_commit
 from experiments.boilr_folder import read_run_config
 from experiments.datasets import Scenes
 from experiments.datasets.sources import open_dataset
@@ -21,6 +22,9 @@ from experiments.models import load_run
 from experiments.runs import Run
 
 DATASET = "multi-mnist-2"
+
+_PLACES = ("data_root", "mnist_root", "output")
+"""Settings of a run that say where things lay on one machine, and change nothing it found."""
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -129,7 +133,9 @@ def _measure_run(args: argparse.Namespace) -> tuple[dict[str, Any], Path]:
     report = {
         "run": run.name,
         "step": step,
-        "train": {**config["args"], "air": config["air"]},
+        "train": {name: value for name, value in config["args"].items() if name not in _PLACES}
+        | {"air": config["air"]},
+        "commit": current_commit(),
         "settings": settings,
         "held_out": len(held_out),
         "counts_right": float((air.infer(held_out.images).counts == 2).double().mean()),
@@ -164,7 +170,8 @@ def _records_of(path: Path, report: dict[str, Any]) -> list[dict[str, Any]]:
         return []
     saved = read_json(path)
     records: list[dict[str, Any]] = saved.pop("records", [])
-    if saved != report:
+    # What a later commit changed elsewhere does not matter.
+    if saved | {"commit": None} != report | {"commit": None}:
         raise ValueError(
             f"{path} holds a measurement with other settings. "
             "Give another --json FILE, or remove it."

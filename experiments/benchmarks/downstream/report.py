@@ -10,7 +10,10 @@ __all__ = ["format_table", "save_picture"]
 
 
 def format_table(report: dict[str, Any]) -> str:
-    """Mean and standard deviation over the seeds, as Markdown: a row a task and input."""
+    """Mean and standard deviation over the seeds, as Markdown: a row a task and input.
+
+    Below it, what was measured and how.
+    """
     numbers = report["settings"]["num_labels"]
     lines = [
         "| task | input | " + " | ".join(f"{number:,} labels" for number in numbers) + " |",
@@ -23,7 +26,22 @@ def format_table(report: dict[str, Any]) -> str:
             spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
             cells.append(f"{statistics.fmean(values):.1f}{spread} %")
         lines.append(f"| {TASKS[task].title} | {INPUTS[kind]} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", _notes(report)])
+
+
+def _notes(report: dict[str, Any]) -> str:
+    """What the table's numbers are of."""
+    settings, run = report["settings"], report["train"]
+    guesses = (f"{100 * share:.1f} % of {task}" for task, share in report["most_common"].items())
+    right = f"{100 * report['counts_right']:.1f} %"
+    return (
+        f"{report['held_out']:,} held-out scenes of `{settings['dataset']}`, of which the model "
+        f"counts {right} right; {settings['seeds']} subsets of labels, "
+        f"{settings['steps']:,} steps a probe. Always giving the most common answer: "
+        f"{' and '.join(guesses)}. The model: `python main.py train --dataset {run['dataset']} "
+        f"--estimator {run['estimator']} --max-steps {report['step']} --seed {run['seed']}` "
+        f"({report['commit']})."
+    )
 
 
 def save_picture(report: dict[str, Any], path: Path) -> None:

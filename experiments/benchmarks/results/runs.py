@@ -15,7 +15,12 @@ from typing import Any
 
 import torch
 
-from experiments.benchmarks.record_files import read_finished, record_path, write_record
+from experiments.benchmarks.record_files import (
+    current_commit,
+    read_finished,
+    record_path,
+    write_record,
+)
 from experiments.benchmarks.results.tables import PLAIN, VIEWS, Row
 
 __all__ = ["Job", "RunError", "make_runs", "outcome"]
@@ -177,7 +182,7 @@ def _train(job: Job, output: Path, threads: int, processes: _Processes) -> dict[
         "reason": _breakdown(job, trained) if trained.returncode else None,
         "settings": job.row.settings,
         "commands": [f"python {' '.join(command)}"],
-        "commit": _commit(),
+        "commit": current_commit(),
         "torch_version": str(torch.__version__),
         "threads": threads,
         "seconds": time.perf_counter() - start,
@@ -233,17 +238,3 @@ def _breakdown(job: Job, finished: subprocess.CompletedProcess[str]) -> str:
 def _tail(text: str, lines: int = 15) -> str:
     # Progress bars overwrite themselves with carriage returns.
     return "\n".join([line.split("\r")[-1] for line in text.splitlines()][-lines:])
-
-
-def _commit() -> str | None:
-    """The commit of this checkout, with a mark if it was changed since; None without git."""
-    try:
-        found = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-        )
-    except OSError:
-        return None
-    return found.stdout.strip() if found.returncode == 0 else None
