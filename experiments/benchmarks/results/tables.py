@@ -237,9 +237,10 @@ TABLES: dict[str, Table] = {
                 title="0 to 6 digits on 100x100, after collages",
                 dataset="scenes:canvas=100,max_objects=6",
                 flags=(
-                    *("--max-objects", "8", "--collages", "600", "--max-steps", "3000"),
-                    *("--translate", "--overlap", "union", "--z-where-sd", "0.2,3.2,3.2"),
-                    *("--continue-prob", "exponential:1e-8@0,1e-8@1000,0.1@2400"),
+                    *("--max-objects", "8", "--collages", "300", "--max-steps", "2500"),
+                    *("--translate", "--image-channels", "16,32,64,64"),
+                    *("--overlap", "union", "--z-where-sd", "0.2,3.2,3.2"),
+                    *("--continue-prob", "exponential:1e-8@0,1e-8@1000,0.1@2000"),
                 ),
                 samples=10,
                 asked=True,
