@@ -31,7 +31,8 @@ def add_own_arguments(parser: argparse.ArgumentParser) -> None:
     add_data_arguments(data)
     data.add_argument(
         "--translate",
-        action="store_true",
+        action=argparse.BooleanOptionalAction,
+        default=False,
         help="move the content of each training scene to a random place where it fits (black "
         "backgrounds only)",
     )
@@ -96,10 +97,10 @@ def add_own_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument(
         "--image-channels",
         metavar="SIZES",
-        default=",".join(map(str, defaults.image_channels)),
+        default=",".join(map(str, defaults.image_channels)) or "none",
         help="channels of convolutions of stride 2 between the image and the LSTM, such as "
-        "16,32,64: with --collages they count objects that overlap far better (default: none, as "
-        "in the paper)",
+        "16,32,64: with --collages they count objects that overlap far better (default: "
+        "%(default)s, as in the paper)",
     )
     for half in ("encoder", "decoder"):
         model.add_argument(
@@ -238,16 +239,16 @@ def add_data_arguments(parser: argparse._ActionsContainer) -> None:
 
 
 def parse_sizes(text: str) -> tuple[int, ...]:
-    """Sizes of layers from the command line; none where the text is empty.
+    """Sizes of layers from the command line; none where the text is empty, or says so.
 
-    >>> parse_sizes("512,256")
-    (512, 256)
+    >>> parse_sizes("512,256"), parse_sizes("none")
+    ((512, 256), ())
 
     Raises:
         ValueError: if it holds anything else than numbers.
     """
     try:
-        return tuple(int(size) for size in text.split(",")) if text.strip() else ()
+        return () if text.strip() in ("", "none") else tuple(map(int, text.split(",")))
     except ValueError as error:
         raise ValueError(
             f"cannot read the sizes {text!r}. Expected whole numbers, such as 512,512."

@@ -16,6 +16,7 @@ from air.shifts import shift_grid
 from experiments import cli
 from experiments.cli import COMMANDS, main, make_parser
 from experiments.commands import train
+from experiments.experiment import AIRExperiment
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -438,3 +439,21 @@ def test_main_py_runs_as_a_script(tmp_path):
     assert result.returncode == 0
     assert "evaluate" in result.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_data_sets_own_settings_hold_unless_a_flag_says_another(taken_by_train, capsys):
+    assert call("train", "--dataset", "multi-dsprites", "--collages", 7, "--no-translate") == 0
+    (args,) = taken_by_train
+    assert (args.collages, args.translate) == (7, False)
+    assert (args.overlap, args.likelihood_sd, args.max_steps) == ("union", "0.5", 1500)
+    told = capsys.readouterr().out
+    assert "known to work on multi-dsprites" in told
+    assert "--likelihood-sd 0.5" in told
+    assert "--collages" not in told
+
+
+def test_other_data_sets_have_the_default_settings(taken_by_train, capsys):
+    assert call("train", "--dataset", "multi-mnist") == 0
+    assert capsys.readouterr().out == ""
+    (args,) = taken_by_train
+    assert vars(args) == vars(AIRExperiment.default_args())

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from experiments import distributed
+from experiments.datasets.sources import known_settings
 from experiments.ensemble_trainer import EnsembleTrainer
 from experiments.experiment import AIRExperiment
 from experiments.help import program
@@ -42,15 +43,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def prepare(args: argparse.Namespace, argv: Sequence[str]) -> argparse.Namespace:
-    """The settings of a run that is continued: its own, but for the flags that were given.
+    """The settings of a run that the flags leave open.
+
+    Its own if it is continued, else those known to work on its data set.
 
     Args:
         args: all settings, defaults among them.
         argv: the flags that were given.
     """
-    if not args.resume:
-        return args
     given = given_settings(argv)
+    if not args.resume:
+        _fit_dataset(args, given)
+        return args
     if given.get("num_seeds", 1) != 1:
         raise ValueError("--resume does not work with --num-seeds. Leave one of them out.")
     if "run_name" in given or "dry_run" in given:
@@ -59,6 +63,20 @@ def prepare(args: argparse.Namespace, argv: Sequence[str]) -> argparse.Namespace
     args, changes = resumed_args(args.output, args.resume, **given)
     print(format_changes(changes))
     return args
+
+
+def _fit_dataset(args: argparse.Namespace, given: dict[str, Any]) -> None:
+    """Set what is known to work on the data set where the defaults do not, and tell."""
+    fitting = {
+        name: value for name, value in known_settings(args.dataset).items() if name not in given
+    }
+    vars(args).update(fitting)
+    if fitting:
+        flags = (
+            f"--{name.replace('_', '-')}" + ("" if value is True else f" {value}")
+            for name, value in fitting.items()
+        )
+        print(f"What is known to work on {args.dataset} (flags win): {' '.join(flags)}")
 
 
 def given_settings(argv: Sequence[str]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ A registered name, ``scenes:SETTINGS`` (made to order), ``folder:PATH`` (people'
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from experiments.datasets import (
     DATASETS,
@@ -38,6 +39,7 @@ __all__ = [
     "estimate_prior",
     "folder_name",
     "known_prior",
+    "known_settings",
     "open_dataset",
 ]
 
@@ -108,6 +110,14 @@ def known_prior(name: str) -> ScalePrior | None:
         return ScalePrior(mean=index.z_where_mean, sd=index.z_where_sd, source="of the shards")
     spec = find_spec(name)
     return ScalePrior(mean=spec.z_where_mean, sd=spec.z_where_sd, source="of the data set")
+
+
+def known_settings(name: str) -> dict[str, Any]:
+    """Settings of a training run that are known to work on a data set, where the defaults do not.
+
+    By their names; none of people's own images, shards and scenes made to order.
+    """
+    return dict(DATASETS[name].settings) if name in DATASETS else {}
 
 
 def estimate_prior(splits: DataSplits) -> ScalePrior:
