@@ -97,6 +97,7 @@ def noise(monkeypatch):
 OTHER_MODELS = [
     {"estimator": "enumerate", "step_input": "difference"},
     {"estimator": "enumerate", "step_input": "difference-only", "learn_continue_prob_from": 2},
+    {"image_channels": "3,4", "step_input": "difference", "overlap": "union"},
 ]
 
 
