@@ -142,6 +142,17 @@ TABLES: dict[str, Table] = {
                 asked=True,
             ),
             Row(
+                name="collages",
+                title="`enumerate` after collages, convolutions before the LSTM",
+                dataset="multi-mnist-pyro",
+                flags=(
+                    *("--collages", "200", "--max-steps", "2500", "--translate"),
+                    *("--image-channels", "16,32,64"),
+                    *("--continue-prob", "exponential:1e-8@0,1e-8@1000,0.1@2000"),
+                ),
+                asked=True,
+            ),
+            Row(
                 name="enumerate",
                 title="`enumerate`, 6000 steps",
                 dataset="multi-mnist-pyro",
