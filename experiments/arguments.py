@@ -356,7 +356,8 @@ def _check_together(args: argparse.Namespace) -> None:
         ("a data set of shards", args.dataset.startswith("shards:")),
     ):
         if given:
-            raise ValueError(f"{flag} does not work with --num-seeds. Leave one of them out.")
+            hint = " (--collages 0, where the data set brings it)" if flag == "--collages" else ""
+            raise ValueError(f"{flag} does not work with --num-seeds. Leave one of them out{hint}.")
 
 
 def complete_help(group: argparse._ArgumentGroup) -> None:

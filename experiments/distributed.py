@@ -101,8 +101,10 @@ def world_size() -> int:
 
 
 def is_main() -> bool:
-    """Whether this process is the one that writes and prints."""
-    return rank() == 0
+    """Whether this process is the one that writes and prints, also before they know each other."""
+    if dist.is_initialized() or _local_rank() is None:
+        return rank() == 0
+    return int(os.environ["RANK"]) == 0
 
 
 def local_device(*, cuda: bool) -> torch.device:

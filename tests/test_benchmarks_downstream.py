@@ -111,7 +111,7 @@ def test_subsets_are_nested_and_the_same_for_every_input(monkeypatch):
 
 REPORT = {
     "step": 3000,
-    "train": {"dataset": "multi-mnist", "estimator": "enumerate", "seed": 4},
+    "train": {"dataset": "multi-mnist", "estimator": "enumerate", "seed": 4, "translate": True},
     "commit": "abc",
     "settings": {"num_labels": [100, 1000], "dataset": "multi-mnist-2", "seeds": 2, "steps": 50},
     "held_out": 10_000,
@@ -131,9 +131,9 @@ def test_table_and_picture(tmp_path):
         "| sum of the digits | MLP on AIR's latents | 55.0 ± 7.1 % | 80.0 ± 14.1 % |",
         "",
         "10,000 held-out scenes of `multi-mnist-2`, of which the model counts 98.7 % right; "
-        "2 subsets of labels, 50 steps a probe. Always giving the most common answer: 10.0 % of "
-        "sum. The model: `python main.py train --dataset multi-mnist --estimator enumerate "
-        "--max-steps 3000 --seed 4` (abc).",
+        "2 subsets of labels, 50 steps a probe; measured at abc. Always giving the most common "
+        "answer: 10.0 % of sum. The model, after 3,000 steps of `python main.py train --dataset "
+        "multi-mnist --translate --seed 4`.",
     ]
     save_picture(REPORT, tmp_path / "new" / "picture.png")
     assert (tmp_path / "new" / "picture.png").stat().st_size > 1000
@@ -151,13 +151,12 @@ def test_a_record_can_be_shown_again(tmp_path, capsys):
 
 def test_a_killed_measurement_continues(tmp_path):
     path = tmp_path / "downstream.json"
-    report = {"run": "x", "settings": {"seeds": 2}}
-    assert command._records_of(path, report) == []
-    path.write_text(json.dumps(report | {"records": [{"seed": 0}]}))
-    assert command._records_of(path, report) == [{"seed": 0}]
-    assert command._records_of(path, report | {"commit": "later"}) == [{"seed": 0}]
+    report = {"run": "x", "settings": {"seeds": 2}, "commit": "now"}
+    assert command._begun(path, report) == (report, [])
+    path.write_text(json.dumps(report | {"commit": "before", "records": [{"seed": 0}]}))
+    assert command._begun(path, report) == (report | {"commit": "before"}, [{"seed": 0}])
     with pytest.raises(ValueError, match="with other settings"):
-        command._records_of(path, report | {"run": "y"})
+        command._begun(path, report | {"run": "y"})
     assert json.loads(path.read_text())["records"]
 
 

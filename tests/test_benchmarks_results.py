@@ -35,11 +35,14 @@ if words[0] == "train":
     if Path("dies").exists():
         Path("dies").unlink()
         sys.exit(-9)
-    (folder / "config.json").touch()
+    if "--resume" not in words:
+        args = {"dataset": flag("--dataset"), "seed": int(flag("--seed"))}
+        args |= {"lr": float(flag("--lr"))} if flag("--lr") else {}
+        (folder / "config.json").write_text(json.dumps({"args": args}))
     if Path("slow").exists() and "--resume" not in words:
         time.sleep(60)
     if name.endswith("seed1") and Path("breaks").exists():
-        sys.exit("error: the loss is not finite at step 7")
+        sys.exit(f"error: the loss is not finite at step 7. See {folder.absolute()}")
     if name.endswith("seed1") and Path("bug").exists():
         sys.exit("error: no such data set")
 else:
@@ -142,7 +145,7 @@ def test_a_run_that_breaks_down_is_a_failure_and_is_not_made_again(project, caps
     assert sum("train" in call for call in calls(project)) == 3
     record = json.loads((project / "records/some/plain_seed1.json").read_text())
     assert record["status"] == "failed"
-    assert "not finite at step 7" in record["reason"]
+    assert record["reason"].endswith("not finite at step 7. See output/some-plain-seed1")
 
 
 def test_another_failure_is_an_error_and_leaves_no_record(project, capsys):
@@ -161,6 +164,19 @@ def test_a_run_that_died_before_it_saved_is_made_anew(project):
     assert make(project, "--seeds", "1") == 0
     assert "--run-name some-plain-seed0" in calls(project)[1]
     assert len(list((project / "output").iterdir())) == 2
+
+
+def test_a_run_that_was_begun_with_other_settings_is_made_anew(project, monkeypatch):
+    (project / "bug").touch()
+    assert make(project, "--seeds", "2") == 1
+    (project / "bug").unlink()
+    (project / "records/some/plain_seed0.json").unlink()
+    changed = Row(name="plain", title="`plain`", dataset="a-set", flags=("--lr", "0.2"))
+    monkeypatch.setitem(TABLES, "some", Table(title="some", rows=(changed,)))
+    assert make(project, "--seeds", "2") == 0
+    trained = [call for call in calls(project) if call.startswith("train")]
+    assert [("--resume" in call, "--lr 0.2" in call) for call in trained[2:]] == [(False, True)] * 2
+    assert len(list((project / "output").glob("*.put-aside-*"))) == 2
 
 
 def test_a_run_whose_second_evaluation_failed_is_not_trained_again(project, capsys):

@@ -452,6 +452,35 @@ def test_a_data_sets_own_settings_hold_unless_a_flag_says_another(taken_by_train
     assert "--collages" not in told
 
 
+def test_a_shorter_run_is_told_that_the_schedule_is_not_made_for_it(taken_by_train, capsys):
+    assert call("train", "--dataset", "multi-dsprites", "--max-steps", 100) == 0
+    assert "Its --continue-prob is made for 1500 steps" in capsys.readouterr().out
+    assert call("train", "--dataset", "multi-dsprites", "--max-steps", 9000) == 0
+    assert "made for" not in capsys.readouterr().out
+
+
+def test_seeds_that_train_together_want_the_data_sets_collages_left_out(capsys):
+    assert call("train", "--dataset", "multi-dsprites", "--num-seeds", 2) == 2
+    assert "--collages 0, where the data set brings it" in capsys.readouterr().err
+
+
+def test_one_process_of_several_tells_about_settings(taken_by_train, monkeypatch, capsys):
+    for name, value in (("WORLD_SIZE", "2"), ("LOCAL_RANK", "1"), ("RANK", "1")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("MASTER_ADDR", "localhost")
+    monkeypatch.setenv("MASTER_PORT", "1")
+    assert call("train", "--dataset", "multi-dsprites") == 0
+    assert capsys.readouterr().out == ""
+    assert taken_by_train[0].overlap == "union"
+
+
+def test_flags_say_settings_as_the_command_line_reads_them():
+    settings = {"translate": False, "collages": 5, "no_cuda": True, "max_steps": 7}
+    flags = train.flags_of(settings)
+    assert flags == "--no-translate --collages 5 --max-steps 7 --nocuda"
+    assert train.given_settings(flags.split()) == settings
+
+
 def test_other_data_sets_have_the_default_settings(taken_by_train, capsys):
     assert call("train", "--dataset", "multi-mnist") == 0
     assert capsys.readouterr().out == ""

@@ -49,6 +49,11 @@ def train_one_step(experiment):
 # Settings
 
 
+@pytest.mark.parametrize(("overlap", "layouts"), [("sum", 3), ("union", 1)])
+def test_objects_of_collages_overlap_as_those_of_the_scenes(overlap, layouts, make_experiment):
+    assert make_experiment(overlap=overlap).make_collages().layouts == layouts
+
+
 def test_collages_are_refused_by_boilrs_own_trainer(make_experiment):
     experiment = make_experiment(collages=3)
     with pytest.raises(ValueError, match="--collages needs"):

@@ -1,7 +1,8 @@
 """``train``: train a model on a data set."""
 
 import argparse
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments import distributed
@@ -61,22 +62,36 @@ def prepare(args: argparse.Namespace, argv: Sequence[str]) -> argparse.Namespace
         raise ValueError("--resume takes neither --run-name nor --dry-run.")
     given.pop("output", None)
     args, changes = resumed_args(args.output, args.resume, **given)
-    print(format_changes(changes))
+    if distributed.is_main():
+        print(format_changes(changes))
     return args
 
 
 def _fit_dataset(args: argparse.Namespace, given: dict[str, Any]) -> None:
     """Set what is known to work on the data set where the defaults do not, and tell."""
-    fitting = {
-        name: value for name, value in known_settings(args.dataset).items() if name not in given
-    }
+    known = known_settings(args.dataset)
+    fitting = {name: value for name, value in known.items() if name not in given}
     vars(args).update(fitting)
-    if fitting:
-        flags = (
-            f"--{name.replace('_', '-')}" + ("" if value is True else f" {value}")
-            for name, value in fitting.items()
-        )
-        print(f"What is known to work on {args.dataset} (flags win): {' '.join(flags)}")
+    if not fitting or not distributed.is_main():
+        return
+    print(f"What is known to work on {args.dataset} (flags win): {flags_of(fitting)}")
+    if given.get("max_steps", math.inf) < known["max_steps"] and "continue_prob" in fitting:
+        print(f"Its --continue-prob is made for {known['max_steps']} steps: give another with it.")
+
+
+def flags_of(settings: Mapping[str, Any]) -> str:
+    """Flags of ``train`` that say some settings."""
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    flags = []
+    for action in parser._actions:
+        if action.dest in settings:
+            value = settings[action.dest]
+            if isinstance(value, bool):  # the second of two flags is its negative
+                flags.append(action.option_strings[0 if value else -1])
+            else:
+                flags.append(f"{action.option_strings[0]} {value}")
+    return " ".join(flags)
 
 
 def given_settings(argv: Sequence[str]) -> dict[str, Any]:

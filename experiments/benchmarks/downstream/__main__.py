@@ -1,7 +1,6 @@
 """The command: see the package for the rules."""
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,18 +12,18 @@ from experiments.benchmarks import downstream
 from experiments.benchmarks.downstream.probes import TASKS, measure
 from experiments.benchmarks.downstream.report import format_table, save_picture
 from experiments.benchmarks.markdown import insert
-from experiments.benchmarks.record_files import current_commit
+from experiments.benchmarks.record_files import current_commit, read_record
 from experiments.boilr_folder import read_run_config
 from experiments.datasets import Scenes
 from experiments.datasets.sources import open_dataset
-from experiments.files import read_json, to_json, write_file
+from experiments.files import to_json, write_file
 from experiments.models import load_run
 from experiments.runs import Run
 
 DATASET = "multi-mnist-2"
 
-_PLACES = ("data_root", "mnist_root", "output")
-"""Settings of a run that say where things lay on one machine, and change nothing it found."""
+_ELSEWHERE = ("data_root", "mnist_root", "output", "run_name", "threads", "resume")
+"""Settings of a run that change nothing it found; some say where things lay on one machine."""
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -82,7 +81,7 @@ def main(argv: list[str] | None = None) -> int:
     args = make_parser().parse_args(argv)
     try:
         if args.saved:
-            report = json.loads(args.saved.read_text(encoding="utf-8"))
+            report = read_record(args.saved)
         else:
             report, folder = _measure_run(args)
             args.picture = args.picture or folder / "imgs" / "downstream.png"
@@ -133,8 +132,9 @@ def _measure_run(args: argparse.Namespace) -> tuple[dict[str, Any], Path]:
     report = {
         "run": run.name,
         "step": step,
-        "train": {name: value for name, value in config["args"].items() if name not in _PLACES}
-        | {"air": config["air"]},
+        "train": {name: value for name, value in config["args"].items() if name not in _ELSEWHERE}
+        # Where full MNIST was not to be had, it is not the one that was asked for.
+        | {"dataset": config.get("dataset", config["args"]["dataset"])},
         "commit": current_commit(),
         "settings": settings,
         "held_out": len(held_out),
@@ -143,7 +143,7 @@ def _measure_run(args: argparse.Namespace) -> tuple[dict[str, Any], Path]:
     }
     path = args.json or run.result_folder / "downstream.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    records = _records_of(path, report)
+    report, records = _begun(path, report)
     more = measure(
         air,
         train,
@@ -160,23 +160,23 @@ def _measure_run(args: argparse.Namespace) -> tuple[dict[str, Any], Path]:
     return report | {"records": records}, run.result_folder
 
 
-def _records_of(path: Path, report: dict[str, Any]) -> list[dict[str, Any]]:
-    """The records in a file; none if there is no such file.
+def _begun(path: Path, report: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """What was begun in a file, and the records in it; none if there is no such file.
 
     Raises:
         ValueError: if they were made with other settings.
     """
     if not path.exists():
-        return []
-    saved = read_json(path)
+        return report, []
+    saved = read_record(path)
     records: list[dict[str, Any]] = saved.pop("records", [])
-    # What a later commit changed elsewhere does not matter.
+    # The commit is that of the first probe: what came later changed nothing that is compared.
     if saved | {"commit": None} != report | {"commit": None}:
         raise ValueError(
             f"{path} holds a measurement with other settings. "
             "Give another --json FILE, or remove it."
         )
-    return records
+    return saved, records
 
 
 def _of_two(scenes: Any) -> Scenes:

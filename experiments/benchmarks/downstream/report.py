@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from experiments.benchmarks.downstream.probes import INPUTS, TASKS
+from experiments.commands.train import flags_of
+from experiments.experiment import AIRExperiment
 
 __all__ = ["format_table", "save_picture"]
 
@@ -34,13 +36,15 @@ def _notes(report: dict[str, Any]) -> str:
     settings, run = report["settings"], report["train"]
     guesses = (f"{100 * share:.1f} % of {task}" for task, share in report["most_common"].items())
     right = f"{100 * report['counts_right']:.1f} %"
+    defaults = vars(AIRExperiment.default_args())
+    changed = {name: value for name, value in run.items() if value != defaults.get(name)}
+    flags = flags_of({"dataset": run["dataset"], **changed})
     return (
         f"{report['held_out']:,} held-out scenes of `{settings['dataset']}`, of which the model "
-        f"counts {right} right; {settings['seeds']} subsets of labels, "
-        f"{settings['steps']:,} steps a probe. Always giving the most common answer: "
-        f"{' and '.join(guesses)}. The model: `python main.py train --dataset {run['dataset']} "
-        f"--estimator {run['estimator']} --max-steps {report['step']} --seed {run['seed']}` "
-        f"({report['commit']})."
+        f"counts {right} right; {settings['seeds']} subsets of labels, {settings['steps']:,} steps "
+        f"a probe; measured at {report.get('commit')}. Always giving the most common answer: "
+        f"{' and '.join(guesses)}. The model, after {report['step']:,} steps of "
+        f"`python main.py train {flags}`."
     )
 
 

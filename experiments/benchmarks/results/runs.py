@@ -18,10 +18,12 @@ import torch
 from experiments.benchmarks.record_files import (
     current_commit,
     read_finished,
+    read_record,
     record_path,
     write_record,
 )
 from experiments.benchmarks.results.tables import PLAIN, VIEWS, Row
+from experiments.commands.train import given_settings
 
 __all__ = ["Job", "RunError", "make_runs", "outcome"]
 
@@ -168,7 +170,8 @@ def _train(job: Job, output: Path, threads: int, processes: _Processes) -> dict[
     flags = [*job.row.train_flags(job.seed), "--threads", str(threads)]
     command = ["main.py", "train", *flags]
     place = ["--output", str(output)]
-    if _can_go_on(output / job.name):
+    commit = current_commit()  # of the code that trains, not of one that came meanwhile
+    if _can_go_on(output / job.name, given_settings(job.row.train_flags(job.seed))):
         training = ["main.py", "train", "--resume", job.name, *place]
     else:
         training = [*command, *place, "--run-name", job.name]
@@ -179,10 +182,10 @@ def _train(job: Job, output: Path, threads: int, processes: _Processes) -> dict[
         "row": job.row.name,
         "seed": job.seed,
         "status": "failed" if trained.returncode else "finished",
-        "reason": _breakdown(job, trained) if trained.returncode else None,
+        "reason": _breakdown(job, output, trained) if trained.returncode else None,
         "settings": job.row.settings,
         "commands": [f"python {' '.join(command)}"],
-        "commit": current_commit(),
+        "commit": commit,
         "torch_version": str(torch.__version__),
         "threads": threads,
         "seconds": time.perf_counter() - start,
@@ -212,17 +215,23 @@ def _evaluate(
     return found
 
 
-def _can_go_on(folder: Path) -> bool:
-    """Whether a run was begun; what died before it wrote down its settings is put aside."""
-    if (folder / "config.json").exists():
+def _can_go_on(folder: Path, settings: dict[str, Any]) -> bool:
+    """Whether a run was begun with these settings.
+
+    What has others, or died before it wrote them down, is put aside.
+    """
+    if not folder.exists():
+        return False
+    path = folder / "config.json"
+    saved = read_record(path)["args"] if path.exists() else {}
+    if all(saved.get(name) == value for name, value in settings.items()):
         return True
-    if folder.exists():
-        folder.rename(folder.with_name(f"{folder.name}.cut-short-{time.time_ns()}"))
+    folder.rename(folder.with_name(f"{folder.name}.put-aside-{time.time_ns()}"))
     return False
 
 
-def _breakdown(job: Job, finished: subprocess.CompletedProcess[str]) -> str:
-    """Why a run broke down.
+def _breakdown(job: Job, output: Path, finished: subprocess.CompletedProcess[str]) -> str:
+    """Why a run broke down, without the places of this machine.
 
     Raises:
         RunError: if it stopped for another reason than its training: that is not its result.
@@ -232,7 +241,7 @@ def _breakdown(job: Job, finished: subprocess.CompletedProcess[str]) -> str:
         raise RunError(
             f"{job.name} stopped with exit status {finished.returncode}: {_tail(finished.stderr)}"
         )
-    return lines[-1].strip()
+    return lines[-1].strip().replace(str(output), output.name)
 
 
 def _tail(text: str, lines: int = 15) -> str:
