@@ -251,35 +251,15 @@ TABLES: dict[str, Table] = {
         ),
     ),
     "more": Table(
-        title="more objects, other objects, backgrounds",
-        rows=(
-            Row(
-                name="0-6",
-                title="0 to 6 digits on 100x100, after collages",
-                dataset="scenes:canvas=100,max_objects=6",
-                flags=(
-                    *("--max-objects", "8", "--collages", "300", "--max-steps", "2500"),
-                    *("--translate", "--image-channels", "16,32,64,64"),
-                    *("--overlap", "union", "--z-where-sd", "0.2,3.2,3.2"),
-                    *("--continue-prob", "exponential:1e-8@0,1e-8@1000,0.1@2000"),
-                ),
-                samples=10,
-                asked=True,
-            ),
-            *(
-                Row(
-                    name=name,
-                    title=title,
-                    dataset=f"scenes:size=28,{setting}",
-                    samples=10,
-                )
-                for name, title, setting in (
-                    ("strokes", "made-up characters of pen strokes", "sprites=strokes"),
-                    ("noise", "noise of standard deviation 0.1", "noise=0.1"),
-                    ("uniform", "uniform grey background", "background=uniform"),
-                    ("grid", "grid in the background", "background=grid"),
-                )
-            ),
+        title="other objects, and backgrounds",
+        rows=tuple(
+            Row(name=name, title=title, dataset=f"scenes:{scenes}", samples=10)
+            for name, title, scenes in (
+                ("strokes", "made-up characters of pen strokes", "size=20,sprites=strokes"),
+                ("noise", "digits, noise of standard deviation 0.1", "size=28,noise=0.1"),
+                ("uniform", "digits on uniform grey", "size=28,background=uniform"),
+                ("grid", "digits on a grid", "size=28,background=grid"),
+            )
         ),
     ),
 }
