@@ -223,7 +223,7 @@ TABLES: dict[str, Table] = {
                     *("--collages", "200", "--max-steps", "1500", "--translate"),
                     *("--image-channels", "16,32,64", "--overlap", "union"),
                     *("--z-where-sd", "1.1,2.1,2.1", "--likelihood-sd", "0.5"),
-                    *("--continue-prob", "exponential:1e-20@0,1e-20@600,0.01@1200"),
+                    *("--continue-prob", "exponential:1e-5@0,1e-5@600,0.1@1200"),
                 ),
                 samples=10,
                 asked=True,
