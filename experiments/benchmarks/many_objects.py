@@ -51,7 +51,7 @@ def measure(
         What was found, and the detections in the first scenes.
     """
     own = {name: value for name, value in settings.items() if name not in ("dataset", "images")}
-    start = time.perf_counter()
+    commit, start = current_commit(), time.perf_counter()
     model = air.fit(
         train.images[: settings["images"]],
         longest_side=max(train.images.shape[2:]),
@@ -78,7 +78,7 @@ def measure(
         "count_accuracy_by_count": by_count,
         "off_by_one": float(((counts - held_out.num_objects).abs() <= 1).double().mean()),
         "seconds": seconds,
-        "commit": current_commit(),
+        "commit": commit,
         "torch_version": str(torch.__version__),
     }
     return found, model.predict(held_out.images[:_SHOWN], max_shift=0)

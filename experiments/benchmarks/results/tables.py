@@ -182,10 +182,10 @@ TABLES: dict[str, Table] = {
                 title="the same, digits of 9 to 18",
                 dataset="multi-mnist-small-9-18",
                 flags=(
-                    *("--collages", "250", "--max-steps", "2500", "--translate"),
+                    *("--collages", "400", "--max-steps", "2500", "--translate"),
                     *("--image-channels", "16,32,64", "--overlap", "union"),
                     *("--z-where-sd", "1.4,2.7,2.7"),
-                    *("--continue-prob", "exponential:1e-8@0,1e-8@1000,0.1@2000"),
+                    *("--continue-prob", "exponential:1e-4@0,1e-4@1000,0.1@2000"),
                 ),
                 samples=10,
                 asked=True,
