@@ -131,7 +131,7 @@ def test_table_and_picture(tmp_path):
         "| sum of the digits | MLP on AIR's latents | 55.0 ± 7.1 % | 80.0 ± 14.1 % |",
         "",
         "10,000 held-out scenes of `multi-mnist-2`, of which the model counts 98.7 % right; "
-        "2 subsets of labels, 50 steps a probe; measured at abc. Always giving the most common "
+        "2 subset(s) of labels, 50 steps a probe; measured at abc. Always giving the most common "
         "answer: 10.0 % of sum. The model, after 3,000 steps of `python main.py train --dataset "
         "multi-mnist --translate --seed 4`.",
     ]

@@ -22,7 +22,10 @@ from experiments.runs import Run
 
 DATASET = "multi-mnist-2"
 
-_ELSEWHERE = ("data_root", "mnist_root", "output", "run_name", "threads", "resume")
+_ELSEWHERE = (
+    *("data_root", "mnist_root", "output", "run_name", "threads", "resume"),
+    *("train_log_every", "test_log_every", "test_imgs_every", "checkpoint_every"),
+)
 """Settings of a run that change nothing it found; some say where things lay on one machine."""
 
 

@@ -41,8 +41,8 @@ def _notes(report: dict[str, Any]) -> str:
     flags = flags_of({"dataset": run["dataset"], **changed})
     return (
         f"{report['held_out']:,} held-out scenes of `{settings['dataset']}`, of which the model "
-        f"counts {right} right; {settings['seeds']} subsets of labels, {settings['steps']:,} steps "
-        f"a probe; measured at {report.get('commit')}. Always giving the most common answer: "
+        f"counts {right} right; {settings['seeds']} subset(s) of labels, {settings['steps']:,} "
+        f"steps a probe; measured at {report.get('commit')}. Always giving the most common answer: "
         f"{' and '.join(guesses)}. The model, after {report['step']:,} steps of "
         f"`python main.py train {flags}`."
     )
@@ -69,11 +69,11 @@ def save_picture(report: dict[str, Any], path: Path) -> None:
             for number, some in zip(numbers, values, strict=True):
                 panel.plot([number] * len(some), some, "o", color=colours[kind], markersize=3)
         chance = report["most_common"][task]
-        panel.axhline(chance, color="#999999", linewidth=1)
+        panel.axhline(chance, color="#999999", linewidth=1, label="most common answer")
         panel.set(xscale="log", ylim=(0, 1), title=TASKS[task].title, xlabel="labels")
         panel.set_xticks(numbers, [f"{number:,}" for number in numbers])
         panel.minorticks_off()
-    panels[0].set_ylabel("held-out scenes right (grey: the most common answer)")
+    panels[0].set_ylabel("held-out scenes right")
     panels[0].legend()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
