@@ -464,7 +464,9 @@ def test_seeds_that_train_together_want_the_data_sets_collages_left_out(capsys):
     assert "--collages 0, where the data set brings it" in capsys.readouterr().err
 
 
-def test_one_process_of_several_tells_about_settings(taken_by_train, monkeypatch, capsys):
+def test_of_several_processes_the_others_do_not_tell_about_settings(
+    taken_by_train, monkeypatch, capsys
+):
     for name, value in (("WORLD_SIZE", "2"), ("LOCAL_RANK", "1"), ("RANK", "1")):
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("MASTER_ADDR", "localhost")
@@ -479,6 +481,7 @@ def test_flags_say_settings_as_the_command_line_reads_them():
     flags = train.flags_of(settings)
     assert flags == "--no-translate --collages 5 --max-steps 7 --nocuda"
     assert train.given_settings(flags.split()) == settings
+    assert train.flags_of({"no_cuda": False, "deterministic": False}) == ""
 
 
 def test_other_data_sets_have_the_default_settings(taken_by_train, capsys):

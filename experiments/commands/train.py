@@ -75,7 +75,7 @@ def _fit_dataset(args: argparse.Namespace, given: dict[str, Any]) -> None:
     if not fitting or not distributed.is_main():
         return
     print(f"What is known to work on {args.dataset} (flags win): {flags_of(fitting)}")
-    if given.get("max_steps", math.inf) < known["max_steps"] and "continue_prob" in fitting:
+    if given.get("max_steps", math.inf) < known.get("max_steps", 0) and "continue_prob" in fitting:
         print(f"Its --continue-prob is made for {known['max_steps']} steps: give another with it.")
 
 
@@ -86,11 +86,13 @@ def flags_of(settings: Mapping[str, Any]) -> str:
     flags = []
     for action in parser._actions:
         if action.dest in settings:
-            value = settings[action.dest]
-            if isinstance(value, bool):  # the second of two flags is its negative
-                flags.append(action.option_strings[0 if value else -1])
-            else:
-                flags.append(f"{action.option_strings[0]} {value}")
+            value, names = settings[action.dest], action.option_strings
+            if value is True:
+                flags.append(names[0])
+            elif value is not False:
+                flags.append(f"{names[0]} {value}")
+            elif isinstance(action, argparse.BooleanOptionalAction):  # others are off without it
+                flags.append(names[-1])
     return " ".join(flags)
 
 

@@ -30,6 +30,10 @@ _DEFAULTS = (
 """Of all other data sets, for those that have settings of their own."""
 
 
+_SMALL_OBJECTS = ("--translate", "--image-channels", "16,32,64", "--overlap", "union")
+"""What helps where objects are small beside the canvas, and overlap."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Row:
     """A kind of run, made with several seeds."""
@@ -169,8 +173,8 @@ TABLES: dict[str, Table] = {
                 title="`enumerate` after collages",
                 dataset="multi-mnist-small",
                 flags=(
-                    *("--collages", "250", "--max-steps", "2500", "--translate"),
-                    *("--image-channels", "16,32,64", "--overlap", "union"),
+                    *("--collages", "250", "--max-steps", "2500"),
+                    *_SMALL_OBJECTS,
                     *("--z-where-sd", "0.2,1.9,1.9"),
                     *("--continue-prob", "exponential:1e-8@0,1e-8@1000,0.1@2000"),
                 ),
@@ -182,8 +186,8 @@ TABLES: dict[str, Table] = {
                 title="the same, digits of 9 to 18",
                 dataset="multi-mnist-small-9-18",
                 flags=(
-                    *("--collages", "400", "--max-steps", "2500", "--translate"),
-                    *("--image-channels", "16,32,64", "--overlap", "union"),
+                    *("--collages", "400", "--max-steps", "2500"),
+                    *_SMALL_OBJECTS,
                     *("--z-where-sd", "1.4,2.7,2.7"),
                     *("--continue-prob", "exponential:1e-4@0,1e-4@1000,0.1@2000"),
                 ),
@@ -207,8 +211,8 @@ TABLES: dict[str, Table] = {
                 title="`enumerate` after collages",
                 dataset="multi-dsprites",
                 flags=(
-                    *("--collages", "200", "--max-steps", "1500", "--translate"),
-                    *("--image-channels", "16,32,64", "--overlap", "union"),
+                    *("--collages", "200", "--max-steps", "1500"),
+                    *_SMALL_OBJECTS,
                     *("--z-where-sd", "0.2,1.4,1.4", "--likelihood-sd", "0.5"),
                     *("--continue-prob", "exponential:1e-20@0,1e-20@600,0.01@1200"),
                 ),
@@ -220,8 +224,8 @@ TABLES: dict[str, Table] = {
                 title="the same, shapes of 9 to 18 pixels",
                 dataset="multi-dsprites-9-18",
                 flags=(
-                    *("--collages", "200", "--max-steps", "1500", "--translate"),
-                    *("--image-channels", "16,32,64", "--overlap", "union"),
+                    *("--collages", "200", "--max-steps", "1500"),
+                    *_SMALL_OBJECTS,
                     *("--z-where-sd", "1.1,2.1,2.1", "--likelihood-sd", "0.5"),
                     *("--continue-prob", "exponential:1e-5@0,1e-5@600,0.1@1200"),
                 ),
