@@ -12,9 +12,10 @@ __all__ = ["AIRConfig", "check_images"]
 
 Likelihood = Literal["normal", "bernoulli"]
 Overlap = Literal["sum", "union"]
-StepInput = Literal["image", "difference", "difference-only"]
+InferenceKind = Literal["residual", "paper"]
 
 _MOST_OBJECTS = 1000
+_MOST_CANDIDATES = 1000
 _MOST_LAYERS = 100
 
 
@@ -54,20 +55,16 @@ class AIRConfig:
     overlap: Overlap = "sum"
     """What objects that overlap show: their ``sum``, or their ``union``, which stays inside [0, 1],
     for scenes whose sum is clipped. A Bernoulli's probabilities are always a union."""
-    step_input: StepInput = "image"
-    """What the LSTM sees at each step: the ``image``, always the same (AIR); its ``difference``
-    from the canvas of the objects found so far (DAIR); or the ``difference-only``, without memory
-    and the latents before. A memory can count: a number never seen is then a reason to stop."""
+    inference: InferenceKind = "residual"
+    """The inference network: ``residual`` looks where the image is not explained yet
+    (:mod:`air.residual_inference`); ``paper`` is the paper's, an LSTM over all pixels."""
+    num_candidates: int = 5
+    """Places that the residual network compares at each step. May be raised after training: more
+    of them read better, and take longer."""
     lstm_size: int = 256
-    """Size of the LSTM's hidden state."""
-    image_channels: tuple[int, ...] = ()
-    """Channels of convolutions of stride 2 between the image and the LSTM; none by default, as in
-    the paper. With few images they count better."""
-    image_embedding: tuple[int, ...] = ()
-    """Hidden sizes of an MLP between the image (or its convolutions) and the LSTM; none by
-    default."""
+    """Size of the hidden state of the paper's LSTM."""
     predictor_hidden: tuple[int, ...] = (200,)
-    """Hidden sizes of the step predictor."""
+    """Hidden sizes of the paper's step predictor."""
     encoder_hidden: tuple[int, ...] = (200,)
     """Hidden sizes of the glimpse encoder."""
     decoder_hidden: tuple[int, ...] = (200,)
@@ -90,17 +87,14 @@ class AIRConfig:
                 raise ValueError(f"{name} must be at least (2, 2), got {getattr(self, name)}.")
         if self.channels not in (1, 3):
             raise ValueError(f"channels must be 1 (grey) or 3 (RGB), got {self.channels}.")
-        for name in ("max_objects", "z_what_size", "lstm_size"):
+        for name in ("max_objects", "z_what_size", "lstm_size", "num_candidates"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        # Every size but this one shows in the weights: a file cannot make it absurd unnoticed.
-        if self.max_objects > _MOST_OBJECTS:
-            raise ValueError(
-                f"max_objects must be at most {_MOST_OBJECTS}, got {self.max_objects}."
-            )
+        # Every size but these shows in the weights: a file cannot make it absurd unnoticed.
+        for name, most in (("max_objects", _MOST_OBJECTS), ("num_candidates", _MOST_CANDIDATES)):
+            if getattr(self, name) > most:
+                raise ValueError(f"{name} must be at most {most}, got {getattr(self, name)}.")
         for name in (
-            "image_channels",
-            "image_embedding",
             "predictor_hidden",
             "encoder_hidden",
             "decoder_hidden",
@@ -125,7 +119,7 @@ class AIRConfig:
         for name, known in (
             ("likelihood", Likelihood),
             ("overlap", Overlap),
-            ("step_input", StepInput),
+            ("inference", InferenceKind),
         ):
             if getattr(self, name) not in get_args(known):
                 raise ValueError(

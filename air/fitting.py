@@ -10,22 +10,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from air.collages import CollageMaker
 from air.config import AIRConfig
 from air.image_files import are_paths, read_images
 from air.images import as_images
 from air.model import AIR
 from air.object_size import ObjectSize, estimate_object_size
-from air.prediction import views_of
 from air.preparation import Preparation, describe_images
+from air.recipe import likelihood_sd
 from air.training import Training
 
 __all__ = ["choose_config", "fit", "print_line"]
 
 _MARGIN = 1.1
 """Box of an object over the box of what is bright of it: 3 for 15 px in 50, 4.5 for 13 in 64."""
-_IMAGE_CHANNELS = (16, 32, 32)
-"""Of convolutions before the LSTM. On 50 images of blobs the plain LSTM counts far worse."""
 
 
 def print_line(line: str) -> None:
@@ -43,7 +40,6 @@ def fit(
     batch_size: int = 64,
     longest_side: int = 64,
     object_size: float | None = None,
-    guided: bool = True,
     seed: int = 0,
     device: str | torch.device | None = None,
     log: Callable[[str], None] | None = print_line,
@@ -55,18 +51,9 @@ def fit(
     that is not black (it is subtracted), and the objects' size, which sets the prior of their
     scale. Each choice is said in a line of ``log``.
 
-    Training has three parts. The first (35 % of the steps) learns from collages, scenes made of the
-    connected regions of the images, whose counts and positions are known (:mod:`air.collages`):
-    from a few images alone AIR does not find out where one object ends. In the second (to 65 %)
-    half of each batch are images. Their log-likelihood less the KL of the latents is raised at the
-    count that the model reads in them, which still only the collages teach: objects are drawn
-    badly as yet, and a sum over counts would use a second object to mend the first. In the third
-    the ELBO of the images is raised, with n summed out exactly, under a prior probability of one
-    more object that begins so low that only whole objects are worth it, and reaches
-    ``continue_prob`` after three quarters of this part. The collages' weight falls to zero at 80 %
-    of all steps. Adam, with a learning rate of 1e-3 that falls to zero by half a cosine. Before
-    the LSTM there are three convolutions. Fewer than 2000 images are also turned over and moved a
-    little.
+    Training raises the ELBO of the images, with n summed out exactly, as :mod:`air.recipe` says:
+    under a prior of the count that is generous first, then sparse, then the model's. Fewer than
+    2000 images are also turned over and moved a little.
 
     Args:
         images: a folder of images, paths, or what :func:`air.images.as_images` reads.
@@ -79,8 +66,6 @@ def fit(
         batch_size: images a step.
         longest_side: of the canvas, in pixels; larger images are shrunk to it.
         object_size: longer side of an object in pixels of the images; default: estimated.
-        guided: whether there are collages. Without them the prior is raised from 1e-5 over half
-            of the steps, as by the command ``train``.
         seed: makes the result reproducible, on the same machine and number of threads.
         device: where to train and where the model is left; default: a GPU if there is one.
         log: called with each line of what is done; None for silence.
@@ -112,11 +97,6 @@ def fit(
     prepared, _ = preparation(tensors, config)
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    maker = None
-    if guided:
-        maker = CollageMaker(
-            prepared, size, max_objects=config.max_objects, scale=config.z_where_mean[0]
-        )
     prepared = prepared.to(device)
     best: AIR | None = None
     best_elbo = -math.inf
@@ -127,9 +107,13 @@ def fit(
             deadline = time.monotonic() + max(left, 0.0) / (n_init - start_number)
         with torch.random.fork_rng(devices=_cuda_devices(device)):
             torch.manual_seed(seed * 1009 + start_number)
-            training = Training(config, prepared, maker, batch_size)
-            model = training.run(num_steps, deadline, say)
-            elbo = _mean_elbo(model, prepared)
+            training = Training(config, prepared, batch_size)
+            try:
+                model = training.run(num_steps, deadline, say)
+                elbo = _mean_elbo(model, prepared)
+            except FloatingPointError as error:
+                say(f"start {start_number + 1} of {n_init} broke down: {error}")
+                continue
         if not math.isfinite(elbo):
             say(f"start {start_number + 1} of {n_init} broke down (ELBO {elbo})")
             continue
@@ -212,7 +196,7 @@ def choose_config(
     fields = scale_prior(size, config.canvas_size) | {
         "max_objects": max_objects,
         "glimpse_size": (_glimpse_side(size),) * 2,
-        "image_channels": _IMAGE_CHANNELS,
+        "likelihood_sd": likelihood_sd(config.channels),
     }
     config = dataclasses.replace(config, **(fields | settings))
     return config, preparation, size
@@ -235,14 +219,12 @@ def _glimpse_side(size: ObjectSize) -> int:
 
 @torch.no_grad()
 def _mean_elbo(model: AIR, images: Tensor, most: int = 2000, draws: int = 4) -> float:
-    """ELBO of the images, each read from its best view; mean over some draws of the latents."""
+    """ELBO of the images, mean over some draws of the latents."""
     chosen = images[:: len(images) // most + 1]
-    views = views_of(model.config)
     total = 0.0
     for chunk in chosen.split(256):
-        shifts = None if views is None else model.infer(chunk, shifts=views).shifts
         for _ in range(draws):
-            total += model(chunk, shifts=shifts).elbo.double().sum().item()
+            total += model(chunk).elbo.double().sum().item()
     return total / (draws * len(chosen))
 
 

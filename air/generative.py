@@ -22,7 +22,36 @@ __all__ = [
 ]
 
 
-class _Union(nn.Module):
+class _Likelihood(nn.Module):
+    """What all likelihoods share."""
+
+    def log_prob_pixels(self, images: Tensor, canvases: Tensor) -> Tensor:
+        """Log density of each pixel around a canvas, of any shapes that broadcast."""
+        raise NotImplementedError
+
+    def overlay(self, canvas: Tensor, placed: Tensor) -> Tensor:
+        """The canvas with one more object on it, each ``(*, C, H, W)``."""
+        raise NotImplementedError
+
+    def gain(self, images: Tensor, canvases: Tensor, placed: Tensor) -> tuple[Tensor, Tensor]:
+        """What one more object adds to the log-likelihood, and what a perfect one would.
+
+        Args:
+            images: ``(*, C, H, W)``.
+            canvases: of the objects before, ``(*, C, H, W)``.
+            placed: the object, ``(*, C, H, W)``.
+
+        Returns:
+            Two numbers of nats, each ``(*)``.
+        """
+        before = self.log_prob_pixels(images, canvases)
+        after = self.log_prob_pixels(images, self.overlay(canvases, placed))
+        perfect = self.log_prob_pixels(images, images)
+        pixels = (-3, -2, -1)
+        return (after - before).sum(dim=pixels), (perfect - before).sum(dim=pixels)
+
+
+class _Union(_Likelihood):
     r"""A pixel is lit where at least one object lights it.
 
     .. math:: c_n = 1 - \prod_{t \le n} (1 - o_t)
@@ -43,7 +72,7 @@ class _Union(nn.Module):
         return torch.cat([torch.zeros_like(unlit[..., :1, :, :, :]), 1 - unlit], dim=-4)
 
 
-class NormalLikelihood(nn.Module):
+class NormalLikelihood(_Likelihood):
     """Pixels are Gaussian around the sum of the objects; the canvas may exceed 1.
 
     Args:
@@ -62,6 +91,11 @@ class NormalLikelihood(nn.Module):
         """Canvases of the first n objects, ``(*, T + 1, C, H, W)``, from ``(*, T, C, H, W)``."""
         prefix = objects.cumsum(dim=-4)
         return torch.cat([torch.zeros_like(prefix[..., :1, :, :, :]), prefix], dim=-4)
+
+    def log_prob_pixels(self, images: Tensor, canvases: Tensor) -> Tensor:
+        """Log density of each pixel around a canvas, of any shapes that broadcast."""
+        normaliser = math.log(self.sd) + 0.5 * math.log(2 * math.pi)
+        return -0.5 * ((images - canvases) / self.sd).square() - normaliser
 
     def residuals(self, images: Tensor, objects: Tensor) -> Iterator[Tensor]:
         """What the first n objects leave of the images, n = 0 .. T, pixels flattened.
@@ -142,10 +176,13 @@ class BernoulliLikelihood(_Union):
                 "a Bernoulli likelihood has no standard deviation. Leave likelihood_sd out, "
                 "or make the model with likelihood='normal'."
             )
-        canvas = self.canvases(objects).flatten(3)
-        lit = self.margin + (1 - 2 * self.margin) * canvas
-        pixels = images.flatten(1).unsqueeze(1)
-        return (pixels * lit.log() + (1 - pixels) * (1 - lit).log()).sum(dim=-1)
+        canvases = self.canvases(objects).flatten(3)
+        return self.log_prob_pixels(images.flatten(1).unsqueeze(1), canvases).sum(dim=-1)
+
+    def log_prob_pixels(self, images: Tensor, canvases: Tensor) -> Tensor:
+        """Log probability of each pixel given a canvas, of any shapes that broadcast."""
+        lit = self.margin + (1 - 2 * self.margin) * canvases
+        return images * lit.log() + (1 - images) * (1 - lit).log()
 
 
 def make_likelihood(config: AIRConfig) -> NormalLikelihood | BernoulliLikelihood:
@@ -254,6 +291,32 @@ class Canvas:
         self._objects.append(placed)
         self._pixels = after
         return after
+
+    def gain(
+        self, glimpses: Tensor, residuals: Tensor, z_where: Tensor, z_what: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """What objects would add to the log-likelihood, and what perfect ones would.
+
+        Measured on the pixels of their glimpses, each for as many pixels of the canvas as it
+        stands for: no object is placed on a canvas.
+
+        Args:
+            glimpses: of the image at the objects' poses, ``(*, C, h, w)``.
+            residuals: of image less canvas there, ``(*, C, h, w)``.
+            z_where: ``(*, 3)``.
+            z_what: ``(*, D)``.
+
+        Returns:
+            Two numbers of nats, each ``(*)``.
+        """
+        generative = self._generative
+        height, width = generative.canvas_size
+        pixels = (height * width) / (glimpses.shape[-2] * glimpses.shape[-1])
+        area = pixels / z_where[..., 0].square()
+        gains = generative.likelihood.gain(
+            glimpses, glimpses - residuals, generative.decoder(z_what)
+        )
+        return area * gains[0], area * gains[1]
 
     @property
     def objects(self) -> Tensor:

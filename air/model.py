@@ -21,18 +21,12 @@ from air.elbo import (
     log_weights_by_count,
 )
 from air.generative import Canvas, GenerativeModel, make_likelihood
-from air.inference import InferenceNetwork
-from air.networks import (
-    MLP,
-    ConvEmbedding,
-    GlimpseDecoder,
-    GlimpseEncoder,
-    ImageLSTM,
-    StepPredictor,
-)
+from air.inference import InferenceNetwork, PaperInference
+from air.networks import GlimpseDecoder, GlimpseEncoder, ImageLSTM, StepPredictor
 from air.prediction import predict
 from air.preparation import Preparation
 from air.priors import Prior, PriorNetwork
+from air.residual_inference import ResidualInference
 from air.shifts import move_back, move_images
 from air.spatial_transformer import boxes_in_pixels
 from air.types import AIROutput, CountPosterior, ImportanceBound, Inference, Rollout, Sample
@@ -71,30 +65,7 @@ class AIR(nn.Module):
         self.config = config
         self.validate_args = True
         self.preparation = Preparation()
-        channels, height, width = config.image_shape
-        image_features = channels * height * width
-        layers: list[nn.Module] = []
-        if config.image_channels:
-            convolutions = ConvEmbedding(config.image_shape, config.image_channels)
-            layers, image_features = [convolutions], convolutions.features
-        if config.image_embedding:
-            *hidden, features = config.image_embedding
-            layers += [MLP(image_features, hidden, features), nn.ReLU()]
-            image_features = features
-        self.inference = InferenceNetwork(
-            embedding=nn.Sequential(*layers),
-            lstm=ImageLSTM(
-                image_features,
-                3 + config.z_what_size,
-                config.lstm_size,
-                memory=config.step_input != "difference-only",
-            ),
-            predictor=StepPredictor(config.lstm_size, config.predictor_hidden),
-            encoder=GlimpseEncoder(config.glimpse_shape, config.encoder_hidden, config.z_what_size),
-            max_objects=config.max_objects,
-            z_what_size=config.z_what_size,
-            glimpse_size=config.glimpse_size,
-        )
+        self.inference = _make_inference(config)
         self.generative = GenerativeModel(
             prior=PriorNetwork(
                 max_objects=config.max_objects,
@@ -114,13 +85,22 @@ class AIR(nn.Module):
             canvas_size=config.canvas_size,
         )
 
-    def prior(self, continue_prob: float | Tensor | None = None) -> Prior:
-        """The prior, with another probability of one more object where one is given.
+    def prior(
+        self, continue_prob: float | Tensor | None = None, max_objects: int | None = None
+    ) -> Prior:
+        """The prior, with another probability of one more object, or another T, where given.
 
         Args:
             continue_prob: such as a schedule's value at this step; default: the model's own.
+            max_objects: T; default: the model's own. No weight depends on it: a model may look
+                for more objects than it was trained with.
+
+        Raises:
+            ValueError: if ``continue_prob`` is outside (0, 1], or ``max_objects`` below 1.
         """
-        return self.generative.prior(continue_prob)
+        if max_objects is not None and max_objects < 1:
+            raise ValueError(f"max_objects must be at least 1, got {max_objects}.")
+        return self.generative.prior(continue_prob, max_objects)
 
     def forward(
         self,
@@ -195,7 +175,12 @@ class AIR(nn.Module):
 
     @torch.no_grad()
     def infer(
-        self, images: Tensor, *, shifts: Tensor | None = None, batch_size: int = 500
+        self,
+        images: Tensor,
+        *,
+        max_objects: int | None = None,
+        shifts: Tensor | None = None,
+        batch_size: int = 500,
     ) -> Inference:
         """Read images: counts, boxes, appearances and reconstruction. Deterministic.
 
@@ -203,6 +188,7 @@ class AIR(nn.Module):
 
         Args:
             images: ``(B, C, H, W)``, float in [0, 1] or uint8 (0 to 255).
+            max_objects: T; default: the model's own. May be higher than in training.
             shifts: ``(down, right)`` in pixels, int64 ``(S, 2)``, such as
                 :func:`air.shifts.shift_grid` makes. Each image is then read from each of these
                 views, and the reading of the highest ELBO is kept: fewer errors, S + 1 times the
@@ -222,7 +208,10 @@ class AIR(nn.Module):
                 "shifts must be integer, (down, right) each: (S, 2) with S of at least 1, "
                 f"got {shifts.dtype} {tuple(shifts.shape)}."
             )
-        parts = [self.read(self.as_input(chunk), shifts) for chunk in _chunks(images, batch_size)]
+        prior = self.prior(max_objects=max_objects)
+        parts = [
+            self.read(self.as_input(chunk), shifts, prior) for chunk in _chunks(images, batch_size)
+        ]
         fields = [field.name for field in dataclasses.fields(Inference)]
         return Inference(
             **{name: torch.cat([getattr(part, name) for part in parts]) for name in fields}
@@ -460,26 +449,20 @@ class AIR(nn.Module):
     ) -> tuple[Rollout, Tensor]:
         """The rollout, and its objects ``(K, B, T, C, H, W)``."""
         seen = images if shifts is None else move_images(images, shifts)
-        if self.config.step_input == "image":
-            rollout = self.inference(seen, prior.z_where, num_samples, **options)
-        else:
-            canvas = Canvas(self.generative)
-            rollout = self.inference(
-                seen, prior.z_where, num_samples, add_object=canvas.add, **options
-            )
-            if shifts is None:
-                return rollout, canvas.objects
+        canvas = Canvas(self.generative)
+        rollout = self.inference(seen, prior, num_samples, renderer=canvas, **options)
+        if self.inference.draws_canvas and shifts is None:
+            return rollout, canvas.objects
         if shifts is not None:
             rollout = move_back(rollout, shifts, self.config.canvas_size)
         return rollout, self.generative.render(rollout.z_where, rollout.z_what)
 
-    def _best_shifts(self, images: Tensor, shifts: Tensor) -> Tensor:
+    def _best_shifts(self, images: Tensor, prior: Prior, shifts: Tensor) -> Tensor:
         """Of S shifts the one of the highest ELBO at the means, for each image: ``(B, 2)``.
 
         The means and no draw, so that the choice depends on the image alone: only then is the
         posterior that it makes one.
         """
-        prior = self.prior()
         best = images.new_full((len(images),), float("-inf"))
         chosen = shifts[:1].expand(len(images), 2)
         for shift in shifts:
@@ -492,22 +475,26 @@ class AIR(nn.Module):
             best = torch.maximum(elbo, best)
         return chosen
 
-    def read(self, images: Tensor, shifts: Tensor | None = None) -> Inference:
+    def read(
+        self, images: Tensor, shifts: Tensor | None = None, prior: Prior | None = None
+    ) -> Inference:
         """:meth:`infer` of one batch as it is: nothing checked, nothing converted.
 
         Args:
             images: ``(B, C, H, W)``, float in [0, 1], of the weights' type.
             shifts: as in :meth:`infer`.
+            prior: default: the model's own.
         """
+        prior = self.prior() if prior is None else prior
         if shifts is not None:
-            shifts = self._best_shifts(images, shifts.to(images.device))
-        rollout, objects = self._unroll(images, self.prior(), shifts=shifts, use_means=True)
+            shifts = self._best_shifts(images, prior, shifts.to(images.device))
+        rollout, objects = self._unroll(images, prior, shifts=shifts, use_means=True)
         objects = objects[0]
         num_steps = NumSteps(rollout.continue_logits[0], validate_args=False)
         z_where, z_what = rollout.z_where[0], rollout.z_what[0]
         counts = num_steps.mode
         rows = torch.arange(images.shape[0], device=images.device)  # not len: it exports
-        present = torch.arange(self.max_objects, device=images.device) < counts[:, None]
+        present = torch.arange(z_where.shape[1], device=images.device) < counts[:, None]
         absent = ~present.unsqueeze(-1)
         return Inference(
             counts=counts,
@@ -540,6 +527,29 @@ class AIR(nn.Module):
     @property
     def _dtype(self) -> torch.dtype:
         return self.generative.prior.z_where_mean.dtype
+
+
+def _make_inference(config: AIRConfig) -> InferenceNetwork:
+    """The inference network that a model's settings ask for."""
+    shared: dict[str, Any] = {
+        "encoder": GlimpseEncoder(config.glimpse_shape, config.encoder_hidden, config.z_what_size),
+        "z_what_size": config.z_what_size,
+        "glimpse_size": config.glimpse_size,
+    }
+    if config.inference == "residual":
+        return ResidualInference(
+            image_shape=config.image_shape,
+            z_where_mean=config.z_where_mean,
+            z_where_sd=config.z_where_sd,
+            num_candidates=config.num_candidates,
+            **shared,
+        )
+    channels, height, width = config.image_shape
+    return PaperInference(
+        lstm=ImageLSTM(channels * height * width, 3 + config.z_what_size, config.lstm_size),
+        predictor=StepPredictor(config.lstm_size, config.predictor_hidden),
+        **shared,
+    )
 
 
 def _chunks(images: Tensor, size: int) -> list[Tensor]:

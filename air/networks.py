@@ -13,7 +13,6 @@ from air.functional import linear, lstm_gates
 __all__ = [
     "MLP",
     "BaselineMLP",
-    "ConvEmbedding",
     "GlimpseDecoder",
     "GlimpseEncoder",
     "ImageLSTM",
@@ -21,6 +20,7 @@ __all__ = [
     "Linear",
     "StepPrediction",
     "StepPredictor",
+    "WindowEncoder",
 ]
 
 
@@ -55,31 +55,6 @@ class MLP(nn.Sequential):
         for layer in hidden:
             features = linear(features, layer.weight, layer.bias, relu=True)
         return linear(features, last.weight, last.bias).to(last.weight.dtype)
-
-
-class ConvEmbedding(nn.Sequential):
-    """Convolutions of stride 2 with ReLU, so that the LSTM sees parts of objects, not pixels.
-
-    Args:
-        image_shape: ``(C, H, W)``.
-        channels: of each layer; kernels are 5 x 5 in the first two, 3 x 3 after.
-    """
-
-    def __init__(self, image_shape: tuple[int, int, int], channels: Sequence[int]) -> None:
-        layers: list[nn.Module] = [nn.Unflatten(1, image_shape)]
-        size_in, height, width = image_shape
-        for number, size_out in enumerate(channels):
-            kernel = 5 if number < 2 else 3
-            layers += [nn.Conv2d(size_in, size_out, kernel, 2, kernel // 2), nn.ReLU()]
-            size_in, height, width = size_out, (height + 1) // 2, (width + 1) // 2
-        super().__init__(*layers, nn.Flatten())
-        self.features = size_in * height * width
-        """Size of what comes out."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        """``(*, features)`` from flattened images ``(*, C * H * W)``."""
-        features: Tensor = super().forward(input.flatten(end_dim=-2))
-        return features.unflatten(0, input.shape[:-1])
 
 
 class GlimpseEncoder(nn.Module):
@@ -133,6 +108,37 @@ class GlimpseDecoder(nn.Module):
         return torch.sigmoid(self.mlp(z_what) + self.bias).unflatten(-1, self.glimpse_shape)
 
 
+class WindowEncoder(nn.Module):
+    """From a window around a place to features of what lies there: two convolutions, one layer.
+
+    Args:
+        channels: of the window.
+        size: height and width of the window.
+        features: size of what comes out.
+        hidden: channels of the convolutions.
+    """
+
+    def __init__(
+        self, channels: int, size: int, features: int, hidden: tuple[int, int] = (16, 32)
+    ) -> None:
+        super().__init__()
+        first, second = hidden
+        self.convolutions = nn.Sequential(
+            nn.Conv2d(channels, first, 5, stride=2, padding=2),
+            nn.ReLU(),
+            nn.Conv2d(first, second, 3, stride=2, padding=1),
+            nn.ReLU(),
+            nn.Flatten(),
+        )
+        side = (size + 3) // 4
+        self.linear = Linear(second * side * side, features)
+
+    def forward(self, windows: Tensor) -> Tensor:
+        """Features ``(*, F)`` from windows ``(*, C, size, size)``."""
+        features = self.linear(self.convolutions(windows.flatten(end_dim=-4))).relu()
+        return features.to(self.linear.weight.dtype).unflatten(0, windows.shape[:-3])
+
+
 class StepPrediction(NamedTuple):
     """What the step predictor says at one step."""
 
@@ -179,19 +185,13 @@ class ImageLSTM(nn.Module):
         image_features: size of the flattened image, or of its embedding.
         latent_size: size of the latents of one step.
         hidden_size: size of the hidden state.
-        memory: whether a step sees the latents and the state before it. Without, it is a function
-            of its projection alone, and each step has to have one of its own.
     """
 
-    def __init__(
-        self, image_features: int, latent_size: int, hidden_size: int, *, memory: bool = True
-    ) -> None:
+    def __init__(self, image_features: int, latent_size: int, hidden_size: int) -> None:
         super().__init__()
         self.hidden_size = hidden_size
         self.image_projection = Linear(image_features, 4 * hidden_size)
-        self.recurrence = (
-            Linear(latent_size + hidden_size, 4 * hidden_size, bias=False) if memory else None
-        )
+        self.recurrence = Linear(latent_size + hidden_size, 4 * hidden_size, bias=False)
 
     def project(self, image_features: Tensor) -> Tensor:
         """The image's part of the gates: ``(*, 4 * hidden_size)``."""
@@ -207,7 +207,7 @@ class ImageLSTM(nn.Module):
             latents: latents of the step before, ``(*, latent_size)``.
             state: state of the step before.
         """
-        if self.recurrence is None or latents is None or state is None:
+        if latents is None or state is None:
             return LSTMState(*lstm_gates(projection, None))
         gates = projection + self.recurrence(torch.cat([latents, state.hidden], dim=-1))
         return LSTMState(*lstm_gates(gates, state.cell))

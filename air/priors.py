@@ -72,12 +72,15 @@ class PriorNetwork(nn.Module):
         """The model's own probability of one more object: a scalar."""
         return self.continue_logit.sigmoid()
 
-    def forward(self, continue_prob: float | Tensor | None = None) -> Prior:
+    def forward(
+        self, continue_prob: float | Tensor | None = None, max_objects: int | None = None
+    ) -> Prior:
         """Evaluate the prior.
 
         Args:
             continue_prob: probability of one more object in (0, 1], such as the value of a
                 schedule at this step. Default: the model's own, which may be learned.
+            max_objects: another T than the model's: no weight depends on it.
 
         Raises:
             ValueError: if ``continue_prob`` is outside (0, 1].
@@ -93,7 +96,9 @@ class PriorNetwork(nn.Module):
             continue_prob = self.continue_logit.new_full((), continue_prob)
         zeros = self.z_where_mean.new_zeros(self.z_what_size)
         return Prior(
-            num_steps=TruncatedGeometric(continue_prob, self.max_objects, validate_args=False),
+            num_steps=TruncatedGeometric(
+                continue_prob, max_objects or self.max_objects, validate_args=False
+            ),
             z_where=Normal(self.z_where_mean, self.z_where_sd, validate_args=False),
             z_what=Normal(zeros, zeros + 1, validate_args=False),
         )

@@ -22,7 +22,7 @@ from torch.autograd.function import once_differentiable
 
 from air.functional import product_dtype
 
-__all__ = ["boxes_in_pixels", "extract_glimpses", "place_objects"]
+__all__ = ["boxes_in_pixels", "extract_glimpses", "extract_several", "place_objects"]
 
 
 def place_objects(objects: Tensor, z_where: Tensor, size: tuple[int, int]) -> Tensor:
@@ -72,6 +72,36 @@ def extract_glimpses(images: Tensor, z_where: Tensor, size: tuple[int, int]) -> 
     return _resample(images, torch.cat([torch.ones_like(scale), -shift], dim=-1) / scale, size)
 
 
+def extract_several(images: Tensor, z_where: Tensor, size: tuple[int, int]) -> Tensor:
+    """Cut several patches out of each image, as :func:`extract_glimpses` does one.
+
+    The image is not copied for each of its patches.
+
+    Args:
+        images: images or canvases, shape ``(*, C, H, W)``.
+        z_where: M poses ``(s, x, y)`` with ``s != 0`` in canvas units, shape ``(*, M, 3)``.
+        size: glimpse height and width in pixels.
+
+    Returns:
+        Glimpses, shape ``(*, M, C, h, w)``; zero where a patch reaches outside the image.
+
+    Raises:
+        ValueError: if the shapes do not fit each other.
+    """
+    num_patches = z_where.shape[-2] if z_where.dim() > 1 else 0
+    if num_patches == 1:
+        return extract_glimpses(images.unsqueeze(-4), z_where, size)
+    if z_where.dim() < 2 or images.shape[:-3] != z_where.shape[:-2]:
+        raise ValueError(
+            f"images must have shape (*, C, height, width) and z_where (*, M, 3), "
+            f"got {tuple(images.shape)} and {tuple(z_where.shape)}."
+        )
+    grid = _sampling_grid(z_where, size).view(-1, num_patches * size[0], size[1], 2)
+    flat = F.grid_sample(images.reshape(-1, *images.shape[-3:]), grid, align_corners=False)
+    patches = flat.unflatten(-2, (num_patches, size[0])).movedim(-3, -4)
+    return patches.unflatten(0, images.shape[:-3])
+
+
 def boxes_in_pixels(z_where: Tensor, size: tuple[int, int]) -> Tensor:
     """Boxes of objects at their poses.
 
@@ -107,13 +137,18 @@ def _check_shapes(images: Tensor, z_where: Tensor, name: str) -> None:
 
 def _read_points(images: Tensor, z_where: Tensor, size: tuple[int, int]) -> Tensor:
     """:func:`extract_glimpses`, one pixel of the glimpse after another."""
+    grid = _sampling_grid(z_where, size)
+    glimpses = F.grid_sample(images.reshape(-1, *images.shape[-3:]), grid, align_corners=False)
+    return glimpses.view(*images.shape[:-2], *size)
+
+
+def _sampling_grid(z_where: Tensor, size: tuple[int, int]) -> Tensor:
+    """Where in an image each pixel of a glimpse is read, ``(x, y)`` in [-1, 1]: ``(N, h, w, 2)``."""
     height, width = size
     s, x, y = z_where.reshape(-1, 3).split(1, dim=-1)
     columns = ((_pixel_centres(width, s) - x) / s).unsqueeze(-2).expand(-1, height, width)
     rows = ((_pixel_centres(height, s) - y) / s).unsqueeze(-1).expand(-1, height, width)
-    grid = torch.stack([columns, rows], dim=-1)
-    glimpses = F.grid_sample(images.reshape(-1, *images.shape[-3:]), grid, align_corners=False)
-    return glimpses.view(*images.shape[:-2], height, width)
+    return torch.stack([columns, rows], dim=-1)
 
 
 def _resample(images: Tensor, pose: Tensor, size: tuple[int, int]) -> Tensor:
