@@ -63,8 +63,9 @@ class ResidualInference(InferenceNetwork):
     blur = 0.5
     """Window of the saliency's blur, in objects. It is applied twice: a triangle as wide as an
     object. Wider ones have their maximum *between* two objects that touch."""
-    max_scale_offset = 2.5
-    """In prior standard deviations. Unbounded scales run away."""
+    max_scale = 2.5
+    """How far a scale may be from the prior's mean, in its standard deviations. Unbounded ones run
+    away."""
 
     def __init__(
         self,
@@ -79,12 +80,15 @@ class ResidualInference(InferenceNetwork):
         super().__init__(**options)
         channels, height, width = image_shape
         self.num_candidates = num_candidates
-        self.scale, self.scale_sd = z_where_mean[0], z_where_sd[0]
-        object_size = min(height, width) / self.scale
-        self.stride = max(1, round(object_size / 8))
-        kernel = max(3, int(self.blur * object_size / self.stride) // 2 * 2 + 1)
-        self.register_buffer("blur_rows", _blur(height, self.stride, kernel), persistent=False)
-        self.register_buffer("blur_columns", _blur(width, self.stride, kernel), persistent=False)
+        self.scale_sd = z_where_sd[0]
+        self.scales = _scales(z_where_mean[0], self.scale_sd)
+        self.scale_reach = self.max_scale * self.scale_sd - (self.scales[-1] - z_where_mean[0])
+        sizes = [min(height, width) / scale for scale in self.scales]
+        self.stride = max(1, round(min(sizes) / 8))
+        kernels = [max(3, int(self.blur * size / self.stride) // 2 * 2 + 1) for size in sizes]
+        for name, pixels in (("blur_rows", height), ("blur_columns", width)):
+            blurs = torch.stack([_blur(pixels, self.stride, kernel) for kernel in kernels])
+            self.register_buffer(name, blurs, persistent=False)
         self.look = WindowEncoder(2 * channels, self.window_size, features)
         self.pose = Linear(features, 6)
         self.presence = MLP(features + 3, (50,), 1)
@@ -130,8 +134,8 @@ class ResidualInference(InferenceNetwork):
         steps = []
         for step_noise in noise:
             seen = torch.cat([images, residual], dim=-3)
-            centres, worth = self.choose(seen.detach(), prior, renderer)
-            features, z_where_mean, z_where_sd = self.look_at(seen, centres.unsqueeze(-2))
+            place, worth = self.choose(seen.detach(), prior, renderer)
+            features, z_where_mean, z_where_sd = self.look_at(seen, place.unsqueeze(-2))
             logit = self.presence(torch.cat([features.squeeze(-2), worth], dim=-1)).squeeze(-1)
             step = self.attend(
                 images,
@@ -147,61 +151,72 @@ class ResidualInference(InferenceNetwork):
         return stack_steps(steps)
 
     def saliency(self, residual: Tensor) -> Tensor:
-        """What is left, blurred: ``(*, H / stride, W / stride)`` from ``(*, C, H, W)``."""
-        left = residual.clamp(min=0).mean(dim=-3)
+        """What is left, blurred for S sizes: ``(*, S, H / stride, W / stride)``.
+
+        Args:
+            residual: ``(*, C, H, W)``.
+        """
+        left = residual.clamp(min=0).mean(dim=-3, keepdim=True)
         return self.blur_rows @ left @ self.blur_columns.mT
 
     def candidates(self, residual: Tensor) -> Tensor:
-        """Centres ``(x, y)`` in [-1, 1] of the M highest maxima of the saliency: ``(*, M, 2)``."""
+        """The highest maxima of the saliency at each size, M in all.
+
+        Args:
+            residual: ``(*, C, H, W)``.
+
+        Returns:
+            Places to look at: scale, and centre ``(x, y)`` in [-1, 1]: ``(*, M, 3)``.
+        """
         saliency = self.saliency(residual)
         height, width = residual.shape[-2:]
-        columns = saliency.shape[-1]
-        maps = saliency.flatten(0, -3).unsqueeze(1)
+        num_sizes, rows, columns = saliency.shape[-3:]
+        maps = saliency.reshape(-1, 1, rows, columns)
         is_peak = F.max_pool2d(maps, 3, stride=1, padding=1) == maps
-        # Where there are fewer peaks than M, the rest are the highest of the other cells.
-        score = torch.where(is_peak & (maps > 0), maps + maps.amax(dim=(-2, -1), keepdim=True), maps).flatten(1)
-        cells = score.topk(min(self.num_candidates, score.shape[1]), dim=1).indices
+        # Where there are fewer peaks than are asked for, the rest are the highest other cells.
+        highest = maps.amax(dim=(-2, -1), keepdim=True)
+        score = torch.where(is_peak & (maps > 0), maps + highest, maps).flatten(1)
+        number = min(-(-self.num_candidates // num_sizes), rows * columns)
+        cells = score.topk(number, dim=1).indices.view(-1, num_sizes, number)
         pixels = torch.stack([cells % columns, cells // columns], dim=-1) + 0.5
-        size = pixels.new_tensor([width, height])
-        centres = pixels * (2 * self.stride) / size - 1
-        return centres.unflatten(0, residual.shape[:-3])
+        centres = pixels * (2 * self.stride) / pixels.new_tensor([width, height]) - 1
+        scales = centres.new_tensor(self.scales)[:, None, None].expand(*centres.shape[:-1], 1)
+        places = torch.cat([scales, centres], dim=-1).flatten(1, 2)
+        return places.unflatten(0, residual.shape[:-3])
 
-    def look_at(self, seen: Tensor, centres: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def look_at(self, seen: Tensor, places: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What is seen around some places, and the pose that it suggests.
 
         Args:
             seen: image and residual, ``(K, B, 2 * C, H, W)``.
-            centres: ``(x, y)`` in [-1, 1], ``(K, B, M, 2)``.
+            places: of :meth:`candidates`, ``(K, B, M, 3)``.
 
         Returns:
             Features ``(K, B, M, F)``, mean and standard deviation of z_where, ``(K, B, M, 3)``.
         """
-        scale = torch.full_like(centres[..., :1], self.scale / self.reach)
-        windows = extract_several(
-            seen, torch.cat([scale, -scale * centres], dim=-1), (self.window_size,) * 2
-        )
-        features = self.look(windows)
-        place, size, raw_sd = self.pose(features).split([2, 1, 3], dim=-1)
-        centres = centres + place.tanh() / self.scale
-        scale = self.scale + self.max_scale_offset * self.scale_sd * size.tanh()
+        scale, centre = places.split([1, 2], dim=-1)
+        pose = torch.cat([scale, -scale * centre], dim=-1) / self.reach
+        features = self.look(extract_several(seen, pose, (self.window_size,) * 2))
+        offset, size, raw_sd = self.pose(features).split([2, 1, 3], dim=-1)
+        centre = centre + offset.tanh() / scale
+        scale = scale + self.scale_reach * size.tanh()
         # In units of the prior's sd for the scale, of half an object for the place.
-        factor = (raw_sd - 1.5).sigmoid()
-        sd_scale, sd_place = factor.split([1, 2], dim=-1)
+        sd_scale, sd_place = (raw_sd - 1.5).sigmoid().split([1, 2], dim=-1)
         z_where_sd = torch.cat([(0.02 + sd_scale) * self.scale_sd, 0.02 + 0.5 * sd_place], dim=-1)
-        return features, torch.cat([scale, -scale * centres], dim=-1), z_where_sd
+        return features, torch.cat([scale, -scale * centre], dim=-1), z_where_sd
 
     @torch.no_grad()
     def choose(self, seen: Tensor, prior: Prior, renderer: Renderer) -> tuple[Tensor, Tensor]:
         """The candidate whose object would raise the bound most.
 
         Returns:
-            Its centre ``(K, B, 2)``, and its value, its gain and how much is left at its place,
+            Its place ``(K, B, 3)``, and its value, its gain and how much is left at its place,
             each ``asinh(nats / 10)``, which is linear up to some tens of nats and logarithmic
             beyond: ``(K, B, 3)``.
         """
         channels = seen.shape[-3] // 2
-        centres = self.candidates(seen[..., channels:, :, :])
-        _, z_where, z_where_sd = self.look_at(seen, centres)
+        places = self.candidates(seen[..., channels:, :, :])
+        _, z_where, z_where_sd = self.look_at(seen, places)
         glimpses, residuals = extract_several(seen, z_where, self.glimpse_size).chunk(2, dim=-3)
         z_what, z_what_sd = self.encoder(glimpses)
         gain, left = renderer.gain(glimpses, residuals, z_where, z_what)
@@ -211,9 +226,14 @@ class ResidualInference(InferenceNetwork):
         worth = torch.stack([value, gain, left], dim=-1)
         chosen = [
             field.gather(2, best.unsqueeze(-1).expand(-1, -1, -1, field.shape[-1])).squeeze(2)
-            for field in (centres, worth)
+            for field in (places, worth)
         ]
         return chosen[0], (chosen[1] / 10).asinh()
+
+
+def _scales(mean: float, sd: float) -> tuple[float, ...]:
+    """Scales to look for objects at: one where all are of about one size, else two."""
+    return (mean,) if sd < 0.12 * mean else (mean - sd, mean + sd)
 
 
 def _blur(size: int, stride: int, kernel: int) -> Tensor:
