@@ -58,9 +58,11 @@ class AIRConfig:
     inference: InferenceKind = "residual"
     """The inference network: ``residual`` looks where the image is not explained yet
     (:mod:`air.residual_inference`); ``paper`` is the paper's, an LSTM over all pixels."""
-    num_candidates: int = 5
-    """Places that the residual network compares at each step. May be raised after training: more
+    num_candidates: int = 16
+    """Places that the residual network compares at each step. May be changed after training: more
     of them read better, and take longer."""
+    train_candidates: int = 5
+    """As many in training mode: enough to learn from, in half the time."""
     lstm_size: int = 256
     """Size of the hidden state of the paper's LSTM."""
     predictor_hidden: tuple[int, ...] = (200,)
@@ -87,11 +89,21 @@ class AIRConfig:
                 raise ValueError(f"{name} must be at least (2, 2), got {getattr(self, name)}.")
         if self.channels not in (1, 3):
             raise ValueError(f"channels must be 1 (grey) or 3 (RGB), got {self.channels}.")
-        for name in ("max_objects", "z_what_size", "lstm_size", "num_candidates"):
+        for name in (
+            "max_objects",
+            "z_what_size",
+            "lstm_size",
+            "num_candidates",
+            "train_candidates",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
         # Every size but these shows in the weights: a file cannot make it absurd unnoticed.
-        for name, most in (("max_objects", _MOST_OBJECTS), ("num_candidates", _MOST_CANDIDATES)):
+        for name, most in (
+            ("max_objects", _MOST_OBJECTS),
+            ("num_candidates", _MOST_CANDIDATES),
+            ("train_candidates", _MOST_CANDIDATES),
+        ):
             if getattr(self, name) > most:
                 raise ValueError(f"{name} must be at most {most}, got {getattr(self, name)}.")
         for name in (

@@ -542,6 +542,7 @@ def _make_inference(config: AIRConfig) -> InferenceNetwork:
             z_where_mean=config.z_where_mean,
             z_where_sd=config.z_where_sd,
             num_candidates=config.num_candidates,
+            train_candidates=config.train_candidates,
             **shared,
         )
     channels, height, width = config.image_shape

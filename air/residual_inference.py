@@ -51,6 +51,7 @@ class ResidualInference(InferenceNetwork):
         z_where_mean: prior mean of (s, x, y); its scale says how large an object is.
         z_where_sd: prior sd of (s, x, y).
         num_candidates: M, the places that are compared at each step.
+        train_candidates: M in training mode.
         features: size of what a look sees.
         **options: as for :class:`InferenceNetwork`.
     """
@@ -74,12 +75,14 @@ class ResidualInference(InferenceNetwork):
         z_where_mean: tuple[float, float, float],
         z_where_sd: tuple[float, float, float],
         num_candidates: int,
+        train_candidates: int,
         features: int = 128,
         **options: Any,
     ) -> None:
         super().__init__(**options)
         channels, height, width = image_shape
         self.num_candidates = num_candidates
+        self.train_candidates = train_candidates
         self.scale_sd = z_where_sd[0]
         self.scales = _scales(z_where_mean[0], self.scale_sd)
         self.scale_reach = self.max_scale * self.scale_sd - (self.scales[-1] - z_where_mean[0])
@@ -176,7 +179,8 @@ class ResidualInference(InferenceNetwork):
         # Where there are fewer peaks than are asked for, the rest are the highest other cells.
         highest = maps.amax(dim=(-2, -1), keepdim=True)
         score = torch.where(is_peak & (maps > 0), maps + highest, maps).flatten(1)
-        number = min(-(-self.num_candidates // num_sizes), rows * columns)
+        wanted = self.train_candidates if self.training else self.num_candidates
+        number = min(-(-wanted // num_sizes), rows * columns)
         cells = score.topk(number, dim=1).indices.view(-1, num_sizes, number)
         pixels = torch.stack([cells % columns, cells // columns], dim=-1) + 0.5
         centres = pixels * (2 * self.stride) / pixels.new_tensor([width, height]) - 1
