@@ -67,6 +67,8 @@ class CollageMaker:
         sides = (regions.boxes[:, 2:] - regions.boxes[:, :2]).amax(dim=1)
         largest = max(size.size + 3 * size.spread, 1.5 * size.size)
         index = (sides <= largest).nonzero().flatten()
+        if len(index) == 0:  # the size was said, and is less than all that is seen
+            index = torch.arange(len(sides))
         if len(index) > _MOST_REGIONS:
             index = index[:: len(index) // _MOST_REGIONS + 1]
         self.sizes = (regions.boxes[index, 2:] - regions.boxes[index, :2]).float()

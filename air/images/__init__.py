@@ -1,0 +1,34 @@
+"""Pixels in, one way for all: read, normalise by the picture, scale by the objects, cut to tiles."""
+
+from air.images.arrays import as_float, as_images, to_channels
+from air.images.describe import Description, describe_images, training_canvases
+from air.images.files import find_images, open_pillow, read_image
+from air.images.normalise import Measurement, measure, normalise
+from air.images.preparation import Frame, Preparation
+from air.images.read import Picture, Pictures, Skipped
+from air.images.tile import Tile, cut_tiles, merge_counts, merge_detections, tile_starts
+
+__all__ = [
+    "Description",
+    "Frame",
+    "Measurement",
+    "Picture",
+    "Pictures",
+    "Preparation",
+    "Skipped",
+    "Tile",
+    "as_float",
+    "as_images",
+    "cut_tiles",
+    "describe_images",
+    "find_images",
+    "measure",
+    "merge_counts",
+    "merge_detections",
+    "normalise",
+    "open_pillow",
+    "read_image",
+    "tile_starts",
+    "to_channels",
+    "training_canvases",
+]
