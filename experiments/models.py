@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 
 from air import AIR, AIRConfig
-from air.preparation import Preparation
+from air.images import Preparation
 from air.weights import find_folder, shipped_models
 from experiments.boilr_folder import read_run_config
 from experiments.boilr_model import check_shapes, read_checkpoint

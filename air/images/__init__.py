@@ -1,7 +1,13 @@
-"""Pixels in, one way for all: read, normalise by the picture, scale by the objects, cut to tiles."""
+"""Pixels in, one way for all: read, normalise by the picture, scale by the objects, tile."""
 
-from air.images.arrays import as_float, as_images, to_channels
-from air.images.describe import Description, describe_images, training_canvases
+from air.images.arrays import as_float, as_images, displayed, raw_float, to_channels
+from air.images.describe import (
+    Description,
+    bright_on_dark,
+    describe_images,
+    differences,
+    training_canvases,
+)
 from air.images.files import find_images, open_pillow, read_image
 from air.images.normalise import Measurement, measure, normalise
 from air.images.preparation import Frame, Preparation
@@ -19,14 +25,18 @@ __all__ = [
     "Tile",
     "as_float",
     "as_images",
+    "bright_on_dark",
     "cut_tiles",
     "describe_images",
+    "differences",
+    "displayed",
     "find_images",
     "measure",
     "merge_counts",
     "merge_detections",
     "normalise",
     "open_pillow",
+    "raw_float",
     "read_image",
     "tile_starts",
     "to_channels",

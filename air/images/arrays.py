@@ -11,6 +11,7 @@ __all__ = [
     "as_float",
     "as_image",
     "as_images",
+    "displayed",
     "from_numpy",
     "raw_float",
     "stack_to_images",
@@ -178,6 +179,19 @@ def raw_float(image: Tensor) -> Tensor:
     if not image.isfinite().all():
         raise ValueError("an image holds NaN or infinity: remove or repair it first.")
     return image
+
+
+def displayed(image: Tensor) -> Tensor:
+    """An image as float32 in [0, 1] that can be looked at.
+
+    uint8 is as it is. Of other types, whose white is unknown, values that go beyond [0, 1] or fill
+    less than a quarter of it are stretched to it.
+    """
+    pixels = raw_float(image)
+    low, high = (float(bound) for bound in pixels.aminmax())
+    if image.dtype in (torch.uint8, torch.bool) or (low >= 0 and 0.25 < high <= 1) or low == high:
+        return pixels.clamp(0, 1)
+    return (pixels - low) / (high - low)
 
 
 def stack_to_images(array: np.ndarray) -> np.ndarray:

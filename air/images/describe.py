@@ -10,13 +10,28 @@ from torch import Tensor
 
 from air.config import AIRConfig
 from air.images.arrays import raw_float, to_channels
-from air.images.normalise import LATITUDE, Measurement, Objects, Surface, measure, normalise
+from air.images.normalise import (
+    LATITUDE,
+    TYPICAL,
+    Measurement,
+    Objects,
+    Surface,
+    measure,
+    normalise,
+)
 from air.images.preparation import Preparation
-from air.images.read import Picture, Pictures
+from air.images.read import Pictures
 from air.images.tile import random_tiles
 from air.object_size import ObjectSize, picture_regions, size_of_sides
 
-__all__ = ["Description", "choose_scale", "describe_images", "training_canvases"]
+__all__ = [
+    "Description",
+    "bright_on_dark",
+    "choose_scale",
+    "describe_images",
+    "differences",
+    "training_canvases",
+]
 
 _LEAST_SIDE, _MOST_SIDE = 10.0, 20.0
 """Pixels of the canvas that an object gets."""
@@ -33,6 +48,10 @@ _FAINT = 0.4
 _LIFTED = 0.6
 """What faint objects are raised to, as a share of the brightest."""
 _LEAST_GAMMA = 0.25
+_BLACK = 0.05
+"""A background at most this bright is black."""
+_NOISIER = 3.0
+"""Times the noise trained on, above which counts are doubted."""
 _CROWD = 200
 """Regions of a picture; of more, noise and texture are likelier than objects."""
 
@@ -73,9 +92,9 @@ def describe_images(
 ) -> Description:
     """Find canvas, channels, preparation and object size for pictures.
 
-    - *Background*: a smooth surface where, in most pictures, it explains half of the median absolute
-      deviation from the median; otherwise the median. (Where illumination is even, it explains next
-      to nothing, however large the noise.)
+    - *Background*: a smooth surface where, in most pictures, it explains half of the median
+      absolute deviation from the median; otherwise the median. (Where illumination is even, it
+      explains next to nothing, however large the noise.)
     - *Objects*: bright or dark, by which of both has more light over the noise in all pictures
       together; both, where the lesser has 0.3 of the greater.
     - *Brightness*: the median over the pictures that are not blank, of the brightest mean of 3 x 3.
@@ -191,9 +210,7 @@ def training_canvases(
     share = max(1, most // max(pictures.number or most, 1))
     canvases: list[Tensor] = []
     for picture in pictures:
-        whole, _ = preparation.prepare(
-            picture.pixels, config, size=picture.size, name=picture.name
-        )
+        whole, _ = preparation.prepare(picture.pixels, config, size=picture.size, name=picture.name)
         if whole.shape[1:] == config.canvas_size:
             canvases.append(whole)
         else:
@@ -207,6 +224,58 @@ def training_canvases(
     if not canvases:
         raise ValueError("there is nothing to look at: expected at least one image.")
     return torch.stack(canvases[:most])
+
+
+def bright_on_dark(pixels: Tensor) -> tuple[Tensor, str]:
+    """For a model of objects on black that has no preparation: ink on paper made bright on black.
+
+    Args:
+        pixels: float in [0, 1], ``(C, h, w)``.
+
+    Returns:
+        What was given if its median is black; else the picture normalised by itself, black if there
+        is nothing in it. And what was done, or nothing.
+    """
+    if float(pixels.flatten(1).median(dim=1).values.max()) <= _BLACK:
+        return pixels, ""
+    measured = measure(pixels, brightness=_BLACK)
+    if measured.blank:
+        return torch.zeros_like(pixels), (
+            "their background is not black, as the model was trained on, and nothing stands out "
+            "from it: they were taken for black."
+        )
+    lifted = normalise(pixels, objects=_objects([measured]), brightness=measured.brightness)
+    return (lifted / TYPICAL).clamp(max=1), (
+        "their background is not black, as the model was trained on: it was subtracted. Check what "
+        "is found, or fit a model to such images."
+    )
+
+
+def differences(pixels: Tensor, preparation: Preparation) -> str:
+    """In what a picture differs from those that its preparation was made from.
+
+    Args:
+        pixels: float, of any range, ``(C, h, w)``.
+        preparation: from :func:`describe_images`.
+
+    Returns:
+        A sentence, or nothing.
+    """
+    one = measure(pixels, surface=preparation.surface, brightness=preparation.brightness)
+    if one.blank:
+        return ""
+    ratio = one.brightness / preparation.brightness
+    if not 1 / LATITUDE <= ratio <= LATITUDE:
+        return (
+            f"what stands out from the background is {'brighter' if ratio > 1 else 'fainter'} than "
+            f"in the images trained on, more than {LATITUDE:g} times: do not trust the counts."
+        )
+    if one.noise > _NOISIER * max(preparation.noise, 0.02 * preparation.brightness):
+        return (
+            f"the noise is more than {_NOISIER:g} times that of the images trained on: do not "
+            "trust the counts."
+        )
+    return ""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -345,8 +414,8 @@ def _judge(
         doubts.append(f"objects seem to have {size.size:.1f} pixels: that may be noise. {cure}")
     elif len(keep) > _CROWD * number:
         doubts.append(
-            f"there are {len(keep) / number:.0f} regions in an image: that may be texture or noise, "
-            f"not objects. {cure}"
+            f"there are {len(keep) / number:.0f} regions in an image: that may be texture or "
+            f"noise, not objects. {cure}"
         )
     return size, doubts
 
@@ -355,8 +424,3 @@ def _is_grey(image: Tensor) -> bool:
     low, high = image.aminmax(dim=0)
     reach = float(high.max() - low.min())
     return float((high - low).max()) <= 0.02 * max(reach, 1e-30)
-
-
-def within_latitude(one: Measurement, preparation: Preparation) -> bool:
-    """Whether a picture's brightness is one that the preparation was made for."""
-    return one.blank or 1 / LATITUDE <= one.brightness / preparation.brightness <= LATITUDE

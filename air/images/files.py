@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from air.images.arrays import from_numpy, stack_to_images, without_alpha
+from air.images.arrays import as_image, stack_to_images, without_alpha
 
 __all__ = [
     "ARRAYS",
@@ -175,10 +175,10 @@ def read_pages(
             raise ValueError(f"{path} cannot be read as an image: {reason}.") from error
         if page is None:
             return
-        *found, left_out = page
+        part, pixels, size, left_out = page
         if left_out:
             warnings.warn(f"{path.name}: {left_out}", stacklevel=2)
-        yield found[0], found[1], found[2]
+        yield part, pixels, size
 
 
 def open_pillow() -> Any:
@@ -246,9 +246,7 @@ def _in(folder: Path, recursive: bool) -> list[Path]:
 _Page = tuple[str, Tensor, tuple[int, int], str]
 
 
-def _pillow_pages(
-    path: Path, reduce: int, longest_side: int | None, first: int
-) -> Iterator[_Page]:
+def _pillow_pages(path: Path, reduce: int, longest_side: int | None, first: int) -> Iterator[_Page]:
     pillow = open_pillow()
     with pillow.open(path, formats=_FORMATS) as image:
         number = getattr(image, "n_frames", 1) if image.format in _PAGED else 1
@@ -296,7 +294,7 @@ def _array_pages(path: Path, reduce: int, longest_side: int | None, first: int) 
         images = stack_to_images(array)
         for number, one in enumerate(images):
             if page >= first:
-                pixels = from_numpy(np.array(one))
+                pixels = as_image(np.array(one))
                 if pixels.is_floating_point() and not pixels.isfinite().all():
                     raise ValueError("it holds NaN or infinity")
                 pixels = without_alpha(pixels)

@@ -2,18 +2,18 @@ r"""Normalise by the picture, not by the container: bright objects on black, wha
 
 For pixels I of one picture, with numbers of any range:
 
-1. Its background b is the median of each colour, or a surface of second degree fitted to what is not
-   an object, where illumination is uneven.
+1. Its background b is the median of each colour, or a surface of second degree fitted to what is
+   not an object, where illumination is uneven.
 2. Lit spots of one or two pixels are hot pixels of a camera or dust: they take the median of their
    neighbours. No object that AIR could find is so small.
 3. The noise sigma is the median absolute deviation of a second difference (Immerkaer, 1996, "Fast
    noise variance estimation"), which no background and few objects enter. Signal is what
    the mean of 3 x 3 pixels says: its own noise is sigma / 3 if pixels are independent, up to sigma
-   if they are not, and is measured, too. Where that mean is below 4.5 of its standard deviations the
-   picture becomes black, above 7.5 it stays; of 10 000 pictures of noise with 64 x 64 pixels
-   none passes 7.5. A picture that passes it nowhere is black.
-4. The brightest mean of 3 x 3 pixels, held within a factor of 2.5 of what it was in the pictures that
-   the settings were made from, becomes 0.8; a longer exposure changes nothing, and specks
+   if they are not, and is measured, too. Where that mean is below 4.5 of its standard deviations
+   the picture becomes black, above 7.5 it stays; of 10 000 pictures of normal noise with 64 x 64
+   pixels none passes 7.5. A picture that passes it nowhere is black.
+4. The brightest mean of 3 x 3 pixels, held within a factor of 2.5 of what it was in the pictures
+   that the settings were made from, becomes 0.8; a longer exposure changes nothing, and specks
    of a hundredth of an object's brightness do not become objects.
 5. Where faint and bright objects lie in one set, brightness is raised to a power gamma below 1.
 """

@@ -21,6 +21,7 @@ from air.images.normalise import Objects, Surface, normalise
 __all__ = ["Frame", "Preparation", "resize"]
 
 _MOST_CONTRAST = 50.0
+"""Of a fixed factor."""
 
 
 class Frame(NamedTuple):
@@ -67,8 +68,8 @@ class Preparation:
     With fixed numbers for ``background`` b and ``contrast`` c, :math:`\min(1, c\,|x - b|)`.
 
     With ``objects`` other than ``as-is`` each picture is normalised by its own background and noise
-    (:func:`air.images.normalise.normalise`), and resized by ``scale``, whatever its size: one that is
-    then larger than the canvas is read tile by tile (:mod:`air.images.tile`).
+    (:func:`air.images.normalise.normalise`), and resized by ``scale``, whatever its size: one that
+    is then larger than the canvas is read tile by tile (:mod:`air.images.tile`).
     :func:`air.images.describe.describe_images` finds these settings.
 
     Raises:
@@ -143,7 +144,7 @@ class Preparation:
         return cls(**fields)
 
     def frame(self, height: int, width: int, config: AIRConfig) -> Frame:
-        """Where an image of this size lies on the model's canvas, or on one as large as it needs."""
+        """Where an image of this size lies on the canvas, or on one as large as it needs."""
         canvas_height, canvas_width = config.canvas_size
         scale = self.scale
         if not self.by_picture:

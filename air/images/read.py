@@ -1,6 +1,6 @@
 """One way in: images from files, arrays, Pillow, data sets and loaders, one after another."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -124,7 +124,9 @@ class Pictures:
             except (OSError, ValueError) as error:
                 if not self._skip:
                     raise
-                self.skipped.append(Skipped(name if number == 0 else f"{name}[{number}]", str(error)))
+                self.skipped.append(
+                    Skipped(name if number == 0 else f"{name}[{number}]", str(error))
+                )
 
     def with_size(self, *, reduce: int = 1, longest_side: int | None = None) -> "Pictures":
         """The same images, read at another size."""
@@ -146,15 +148,13 @@ class Pictures:
         """Number of files, where a stack counts as one, or of images; None if it is not known."""
         if self._files is not None:
             return len(self._files)
-        return len(self._items) if hasattr(self._items, "__len__") else None
+        return len(self._items) if isinstance(self._items, Sized) else None
 
     def _from_memory(self) -> Iterator[Picture]:
         for number, pixels in enumerate(self._items or ()):
             size = (pixels.shape[1], pixels.shape[2])
             factor = reduction(size, self._reduce, self._longest_side)
-            yield Picture(
-                name=f"image {number}", pixels=reduce_pixels(pixels, factor), size=size
-            )
+            yield Picture(name=f"image {number}", pixels=reduce_pixels(pixels, factor), size=size)
 
 
 class _Again:

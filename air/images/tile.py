@@ -163,8 +163,8 @@ def merge_counts(count_probs: Sequence[Tensor], removed: Sequence[int]) -> Tenso
     r"""Probabilities of the number of objects in a picture, from those of its tiles.
 
     A tile in which r objects were left out, as other tiles saw them, contributes n - r objects with
-    probability :math:`q_{tile}(n)`, and none where n < r. The contributions are taken as independent,
-    so the sum's distribution is their convolution.
+    probability :math:`q_{tile}(n)`, and none where n < r. The contributions are taken as
+    independent, so the sum's distribution is their convolution.
 
     Args:
         count_probs: q(n) of each tile, ``(T + 1,)``.
