@@ -107,9 +107,9 @@ def fit(
         say=say,
         **settings,
     )
+    prepared = training_canvases(pictures, preparation, config, seed=seed)
     for name, reason in pictures.skipped:
         say(f"left out: {name} ({reason})")
-    prepared = training_canvases(pictures, preparation, config, seed=seed)
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     maker = None

@@ -242,7 +242,7 @@ class AIR(nn.Module):
         """Find the objects of images of any size, in the images' own pixels. Deterministic.
 
         Images are prepared as :attr:`preparation` says. With a model made by :func:`air.fit`
-        an image larger than the canvas is read in overlapping tiles, at the scale that it was trained at.
+        an image larger than the canvas is read in overlapping tiles, at the scale of training.
 
         Args:
             images: what :class:`air.images.Pictures` takes: a folder, files, patterns, arrays,

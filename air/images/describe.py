@@ -1,7 +1,9 @@
 """Settings that fit a set of pictures: from some of them, without labels."""
 
+import itertools
 import math
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +22,7 @@ from air.images.normalise import (
     normalise,
 )
 from air.images.preparation import Preparation
-from air.images.read import Pictures
+from air.images.read import Picture, Pictures
 from air.images.tile import random_tiles
 from air.object_size import ObjectSize, picture_regions, size_of_sides
 
@@ -39,6 +41,9 @@ _MOST_SCALE = 4.0
 """Pictures are enlarged by no more than this."""
 _LONGEST_SIDE = 2048
 """Larger pictures are reduced while they are looked at."""
+_MOST_PIXELS = 48_000_000
+"""Of the pictures that are looked at together."""
+_LEAST_IMAGES = 8
 _UNEVEN = 0.5
 """A surface is subtracted where it explains half of the deviation from the median."""
 _BOTH = 0.3
@@ -113,25 +118,20 @@ def describe_images(
     Raises:
         ValueError: if a picture cannot be read, or none shows anything above its noise.
     """
-    pictures = Pictures(images).with_size(longest_side=_LONGEST_SIDE)
-    chosen = pictures.sample(max_images)
+    pictures = _sample(images, max_images)
     grey, sizes, first = True, set(), []
-    for picture in chosen:
+    for picture in pictures:
         pixels = to_channels(raw_float(picture.pixels), 3)
         grey = grey and _is_grey(pixels)
         sizes.add(picture.size)
         first.append(measure(pixels[:1] if _is_grey(pixels) else pixels))
-        if len(first) == max_images:
-            break
-    if not first:
-        raise ValueError("there is nothing to look at: expected at least one image.")
     channels = 1 if grey else 3
     uneven = sorted(one.unevenness for one in first)[len(first) // 2]
     surface: Surface = "smooth" if uneven > _UNEVEN else "plain"
-    measured = _measure_all(chosen, channels, surface, 0.0, max_images)
+    measured = _measure_all(pictures, channels, surface, 0.0)
     brightness = _typical(measured)
     if brightness > 0:
-        measured = _measure_all(chosen, channels, surface, brightness, max_images)
+        measured = _measure_all(pictures, channels, surface, brightness)
         brightness = _typical(measured)
     noise = sorted(one.noise for one in measured)[len(measured) // 2]
     if not brightness > 0:
@@ -141,9 +141,9 @@ def describe_images(
         )
     objects = _objects(measured)
     plain = Preparation(objects=objects, surface=surface, brightness=brightness, noise=noise)
-    gamma = _gamma(_Regions.find(chosen, channels, plain, max_images))
+    gamma = _gamma(_Regions.find(pictures, channels, plain))
     raised = Preparation(**(plain.to_dict() | {"gamma": gamma}))
-    regions = _Regions.find(chosen, channels, raised, max_images)
+    regions = _Regions.find(pictures, channels, raised)
     shorter = min(min(size) for size in sizes)
     size, doubts = _judge(regions, object_size, shorter, len(measured))
     scale = choose_scale(size.size)
@@ -221,6 +221,8 @@ def training_canvases(
             canvases += [tile.pixels.clone() for tile in tiles]
         if len(canvases) >= most:
             break
+    if isinstance(images, Pictures):
+        images.skipped = pictures.skipped
     if not canvases:
         raise ValueError("there is nothing to look at: expected at least one image.")
     return torch.stack(canvases[:most])
@@ -295,12 +297,10 @@ class _Regions:
 
     @classmethod
     def find(
-        cls, pictures: Pictures, channels: int, preparation: Preparation, most: int
+        cls, pictures: Sequence[Picture], channels: int, preparation: Preparation
     ) -> "_Regions":
         parts: list[tuple[Tensor, ...]] = []
-        for index, picture in enumerate(pictures):
-            if index == most:
-                break
+        for picture in pictures:
             pixels = preparation.lift(to_channels(raw_float(picture.pixels), channels))
             regions, areas = picture_regions(pixels)
             zoom = max(picture.size) / max(pixels.shape[1:])
@@ -336,15 +336,30 @@ def _lights(light: Tensor, labels: Tensor, numbers: Tensor) -> Tensor:
 
 
 def _measure_all(
-    pictures: Pictures, channels: int, surface: Surface, brightness: float, most: int
+    pictures: Sequence[Picture], channels: int, surface: Surface, brightness: float
 ) -> list[Measurement]:
-    measured: list[Measurement] = []
-    for picture in pictures:
-        pixels = to_channels(raw_float(picture.pixels), channels)
-        measured.append(measure(pixels, surface=surface, brightness=brightness))
-        if len(measured) == most:
-            break
-    return measured
+    return [
+        measure(
+            to_channels(raw_float(picture.pixels), channels), surface=surface, brightness=brightness
+        )
+        for picture in pictures
+    ]
+
+
+def _sample(images: Any, most: int) -> list[Picture]:
+    """Some pictures, evenly chosen: so many, or fewer that are large, for they are held."""
+    pictures = Pictures(images).with_size(longest_side=_LONGEST_SIDE)
+    first = next(iter(pictures), None)
+    if first is None:
+        raise ValueError(
+            "there is nothing to look at: expected at least one image that can be read."
+        )
+    number = min(most, max(_LEAST_IMAGES, _MOST_PIXELS // first.pixels[0].numel()))
+    sample = pictures.sample(number)
+    chosen = list(itertools.islice(sample, number))
+    if isinstance(images, Pictures):
+        images.skipped = sample.skipped
+    return chosen
 
 
 def _typical(measured: list[Measurement]) -> float:

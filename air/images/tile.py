@@ -17,6 +17,8 @@ _SAME_CENTRE = 0.5
 centres of two objects of one size that touch are a whole side apart."""
 _SAME_AREA = 0.5
 """So are boxes that share this part of the smaller one: an object and what a tile's edge left."""
+_RIM = 0.15
+"""Of a longer side, around a box."""
 _NEGLIGIBLE = 1e-6
 """Probability below which large counts are left out."""
 
@@ -149,8 +151,10 @@ def merge_detections(
         others = torch.tensor(kept, dtype=torch.int64)
         others = others[tiles[others] != tiles[index]]
         distance = (centres[others] - centres[index]).norm(dim=1)
-        low = torch.maximum(boxes[others, :2], boxes[index, :2])
-        high = torch.minimum(boxes[others, 2:], boxes[index, 2:])
+        # What an edge cut off can be the soft rim of an object, beside its box.
+        rim = (_RIM * longer[others, None]).clamp(min=1) if margins[index] < 1 else 0.0
+        low = torch.maximum(boxes[others, :2] - rim, boxes[index, :2])
+        high = torch.minimum(boxes[others, 2:] + rim, boxes[index, 2:])
         shared = (high - low).clamp(min=0).prod(dim=1)
         near = distance < _SAME_CENTRE * (longer[others] + longer[index]) / 2
         inside = shared > _SAME_AREA * torch.minimum(areas[others], areas[index])
