@@ -175,9 +175,9 @@ def test_a_run_is_found_by_its_name(make_args, capsys, tmp_path, monkeypatch):
     ("dataset", "background"),
     [
         ("multi-mnist", ()),
-        ("folder:cells", ()),
+        ("folder:cells", (0.0, 0.0, 0.0)),
         ("folder:cells?size=96&invert=yes", (1.0, 1.0, 1.0)),
-        ("folder:cells?invert=no", ()),
+        ("folder:cells?invert=no", (0.0, 0.0, 0.0)),
         (None, ()),
     ],
 )

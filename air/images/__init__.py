@@ -1,6 +1,6 @@
 """Pixels in, one way for all: read, normalise by the picture, scale by the objects, tile."""
 
-from air.images.arrays import as_float, as_images, displayed, raw_float, to_channels
+from air.images.arrays import as_float, as_images, displayed, raw_float, to_channels, without_alpha
 from air.images.describe import (
     Description,
     bright_on_dark,
@@ -41,4 +41,5 @@ __all__ = [
     "tile_starts",
     "to_channels",
     "training_canvases",
+    "without_alpha",
 ]

@@ -41,7 +41,7 @@ _MOST_SCALE = 4.0
 """Pictures are enlarged by no more than this."""
 _LONGEST_SIDE = 2048
 """Larger pictures are reduced while they are looked at."""
-_MOST_PIXELS = 48_000_000
+_MOST_PIXELS = 24_000_000
 """Of the pictures that are looked at together."""
 _LEAST_IMAGES = 8
 _UNEVEN = 0.5
