@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 import torch
+from PIL import Image
 
 from air import AIRConfig
 from air.images import Preparation, cut_tiles, merge_counts, merge_detections, tile_starts
@@ -190,3 +191,75 @@ def test_without_a_preparation_large_pictures_are_shrunk_as_ever():
     (seen,) = predict(model, disks((128, 128), 3, radius=12))
     assert seen.count == 3
     assert seen.lit_by.shape == (64, 64)
+
+
+# What differs from what a model was trained on is said
+
+
+def page(ink=0.1, paper=1.0):
+    """Ink on paper, 64 x 64: two squares."""
+    picture = torch.full((1, 64, 64), paper)
+    picture[:, 10:20, 10:20] = picture[:, 40:52, 30:42] = ink
+    return picture
+
+
+def test_ink_on_paper_is_lifted_for_a_model_of_objects_on_black_and_said():
+    model = Regions(Preparation())
+    with pytest.warns(UserWarning, match=r"1 of 2 images, image 1 .* background is not black"):
+        plain, lifted = predict(model, [1 - page(), page()])
+    assert (plain.count, lifted.count) == (2, 2)
+    assert (plain.doubt == "") != (lifted.doubt == "")
+    assert torch.equal(lifted.image, page())  # the original, for pictures of it
+
+
+def test_a_grey_page_without_ink_is_empty_and_said():
+    with pytest.warns(UserWarning, match="they were taken for black"):
+        (seen,) = predict(Regions(Preparation()), torch.full((1, 64, 64), 0.5))
+    assert seen.count == 0
+
+
+def test_numbers_of_another_range_are_refused_with_the_cure():
+    with pytest.raises(ValueError, match=r"image 0 must lie in \[0, 1\].*divide by 255"):
+        predict(Regions(Preparation()), 255 * page())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x: 0.1 * x, "fainter than in the images trained on"),
+        (lambda x: 9 * x, "brighter than in the images trained on"),
+        (
+            lambda x: x + 0.1 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0)),
+            "the noise is more than 3 times",
+        ),
+    ],
+)
+def test_pictures_unlike_those_trained_on_are_doubted(change, message):
+    trained_on = Preparation(objects="dark", brightness=0.8, noise=0.01)
+    (fine,) = predict(Regions(trained_on), page())
+    assert (fine.count, fine.doubt) == (2, "")
+    with pytest.warns(UserWarning, match=message):
+        (odd,) = predict(Regions(trained_on), change(page()))
+    assert message in odd.doubt
+    (half,) = predict(Regions(trained_on), 0.5 * page() + 0.2)  # exposure, background: no matter
+    assert half.count == 2
+    assert predict(Regions(trained_on), torch.zeros(1, 64, 64)).counts.tolist() == [0]
+
+
+def test_a_damaged_file_does_not_lose_the_others(tmp_path):
+    for name in ("day1/a.png", "day1/b.png", "c.tif"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        inverted = Image.fromarray((255 * (1 - page()[0])).byte().numpy())
+        inverted.save(
+            tmp_path / name,
+            **({"save_all": True, "append_images": [inverted]} if name.endswith("tif") else {}),
+        )
+    (tmp_path / "day1" / "a.png").write_bytes(b"cut")
+    model = Regions(Preparation())
+    with pytest.raises(ValueError, match=r"a\.png cannot be read"):
+        predict(model, tmp_path, recursive=True)
+    found = predict(model, tmp_path, recursive=True, skip_damaged=True)
+    assert [seen.file for seen in found] == ["c.tif[0]", "c.tif[1]", "day1/b.png"]
+    assert found.counts.tolist() == [2, 2, 2]
+    assert [name for name, _ in found.skipped] == ["day1/a.png"]
+    assert torch.equal(found[1].image, found[0].image)
