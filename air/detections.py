@@ -14,9 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from air.files import write_new
-from air.image_files import open_pillow, read_image
-from air.images import as_float, to_channels
-from air.preparation import Frame
+from air.images import Frame, Skipped, displayed, open_pillow, read_image, to_channels
 from air.visualization import draw_boxes, image_grid, to_uint8
 
 __all__ = ["Detections", "Predictions"]
@@ -45,6 +43,12 @@ class Detections:
     """Where the image lies on the canvas."""
     source: Tensor | Path
     """The original image ``(C, h, w)``, or the file that it was read from."""
+    name: str | None = None
+    """What to call the file: relative to the folder that was given, with the page of a stack."""
+    page: int = 0
+    """Which image of the file."""
+    doubt: str = ""
+    """In what the image differs from those the model was trained on."""
 
     def __len__(self) -> int:
         """Number of objects."""
@@ -77,12 +81,14 @@ class Detections:
     @property
     def image(self) -> Tensor:
         """The original image ``(C, h, w)``; read again if it came from a file."""
-        return self.source if isinstance(self.source, Tensor) else read_image(self.source)
+        return (
+            self.source if isinstance(self.source, Tensor) else read_image(self.source, self.page)
+        )
 
     @property
     def file(self) -> str | None:
         """Name of the file that the image was read from."""
-        return None if isinstance(self.source, Tensor) else self.source.name
+        return None if isinstance(self.source, Tensor) else self.name or self.source.name
 
     def to_dict(self, *, masks: bool = True) -> dict[str, Tensor]:
         """``boxes``, ``scores``, ``labels`` and, unless they are unwanted, ``masks``.
@@ -106,7 +112,7 @@ class Detections:
 
     def picture(self, scale: int | None = None) -> Tensor:
         """:meth:`draw` as a tensor: float in [0, 1], ``(3, scale * h, scale * w)``."""
-        image = to_channels(as_float(self.image.detach().cpu()), 3)[None]
+        image = to_channels(displayed(self.image.detach().cpu()), 3)[None]
         if scale is None:
             scale = max(1, round(_SIDE / max(image.shape[-2:])))
         count = torch.tensor([len(self)])
@@ -136,10 +142,12 @@ class Predictions(Sequence[Detections]):
 
     Args:
         detections: of each image.
+        skipped: files that could not be read.
     """
 
-    def __init__(self, detections: Iterable[Detections]) -> None:
+    def __init__(self, detections: Iterable[Detections], skipped: Sequence[Skipped] = ()) -> None:
         self._detections = list(detections)
+        self.skipped = list(skipped)
 
     def __len__(self) -> int:
         """Number of images."""

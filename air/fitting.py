@@ -11,11 +11,9 @@ import torch
 from torch import Tensor
 
 from air.config import AIRConfig
-from air.image_files import are_paths, read_images
-from air.images import as_images
+from air.images import Pictures, Preparation, describe_images, training_canvases
 from air.model import AIR
-from air.object_size import ObjectSize, estimate_object_size
-from air.preparation import Preparation, describe_images
+from air.object_size import ObjectSize
 from air.recipe import likelihood_sd
 from air.training import Training
 
@@ -47,16 +45,16 @@ def fit(
 ) -> AIR:
     r"""Train a model on images, without labels.
 
-    What is not given is taken from the images: grey or RGB, the size of the canvas, a background
-    that is not black (it is subtracted), and the objects' size, which sets the prior of their
-    scale. Each choice is said in a line of ``log``.
+    What is not given is taken from the images (:func:`air.images.describe_images`): grey or RGB,
+    background, brightness and noise, the size of the canvas, and the objects' size, which sets
+    the prior of their scale. Each choice is said in a line of ``log``.
 
     Training raises the ELBO of the images, with n summed out exactly, as :mod:`air.recipe` says:
     under a prior of the count that is generous first, then sparse, then the model's. Fewer than
     2000 images are also turned over and moved a little.
 
     Args:
-        images: a folder of images, paths, or what :func:`air.images.as_images` reads.
+        images: what :class:`air.images.Pictures` takes: a folder, files, arrays, a data set.
         max_objects: T, the most objects in an image; one more than you expect is right.
         num_steps: of training, for each start.
         time_budget: seconds that all of it may take. Where they do not suffice, the steps are
@@ -64,7 +62,7 @@ def fit(
         n_init: how often to start from other random weights; the one with the highest ELBO is
             kept.
         batch_size: images a step.
-        longest_side: of the canvas, in pixels; larger images are shrunk to it.
+        longest_side: of the canvas, in pixels; larger images are cut into tiles.
         object_size: longer side of an object in pixels of the images; default: estimated.
         seed: makes the result reproducible, on the same machine and number of threads.
         device: where to train and where the model is left; default: a GPU if there is one.
@@ -85,16 +83,18 @@ def fit(
     if time_budget is not None and not time_budget > 0:
         raise ValueError(f"time_budget must be above 0 seconds, got {time_budget}.")
     say = log if log is not None else lambda line: None
-    tensors = read_images(images) if are_paths(images) else as_images(images)
+    pictures = Pictures(images, skip_damaged=True)
     config, preparation, size = choose_config(
-        tensors,
+        pictures,
         max_objects=max_objects,
         longest_side=longest_side,
         object_size=object_size,
         say=say,
         **settings,
     )
-    prepared, _ = preparation(tensors, config)
+    prepared = training_canvases(pictures, preparation, config, seed=seed)
+    for name, reason in pictures.skipped:
+        say(f"left out: {name} ({reason})")
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     prepared = prepared.to(device)
@@ -135,7 +135,7 @@ def fit(
 
 
 def choose_config(
-    images: list[Tensor],
+    images: Any,
     *,
     max_objects: int,
     longest_side: int = 64,
@@ -152,7 +152,7 @@ def choose_config(
     deviation of a uniform distribution over where such an object fits.
 
     Args:
-        images: each ``(C, h, w)``.
+        images: what :class:`air.images.Pictures` takes.
         max_objects: T.
         longest_side: of the canvas.
         object_size: in pixels of the images; default: estimated.
@@ -168,31 +168,31 @@ def choose_config(
             f"unknown setting(s): {', '.join(unknown)}. "
             f"Expected some of: {', '.join(sorted(known - {'max_objects'}))}."
         )
-    config, preparation = describe_images(images, longest_side)
-    shapes = {tuple(image.shape[1:]) for image in images}
+    found = describe_images(images, longest_side=longest_side, object_size=object_size)
+    preparation, size = found.preparation, found.size
+    config = AIRConfig(canvas_size=found.canvas_size, channels=found.channels)
     height, width = config.canvas_size
-    sizes = " x ".join(map(str, next(iter(shapes)))) if len(shapes) == 1 else "different sizes"
+    sizes = "different sizes"
+    if len(found.sizes) == 1:
+        sizes = " x ".join(map(str, found.sizes[0]))
     say(
-        f"{len(images)} {'grey' if config.channels == 1 else 'RGB'} images of {sizes}, "
-        f"on a canvas of {height} x {width}"
+        f"{found.num_images} {'grey' if config.channels == 1 else 'RGB'} images of {sizes}, "
+        + ("in tiles" if found.tiled else "on a canvas")
+        + f" of {height} x {width}"
+        + (f", at {preparation.scale:g} times their size" if preparation.scale != 1 else "")
     )
-    if preparation.background:
-        color = ", ".join(f"{b:.2f}" for b in preparation.background)
-        kind = "light: inverted" if min(preparation.background) > 0.5 else "not black: subtracted"
-        say(f"the background is {kind} ({color})")
-    if preparation.contrast != 1:
-        say(f"contrast raised {preparation.contrast:.1f} times")
-    prepared, _ = preparation(images, config)
-    size = estimate_object_size(prepared)
-    if object_size is not None:
-        if not object_size > 0:
-            raise ValueError(f"object_size must be above 0 pixels, got {object_size}.")
-        size = dataclasses.replace(size, size=object_size * preparation.scale)
+    kind = {"both": "both brighter and darker", "bright": "brighter", "dark": "darker"}
+    light = "uneven: subtracted as a surface" if preparation.surface == "smooth" else "even"
+    say(f"objects are {kind[preparation.objects]} than the background, which is {light}")
+    if preparation.gamma != 1:
+        say(f"some objects are faint: brightness is raised to the power {preparation.gamma:g}")
     say(
         f"objects of {size.size / preparation.scale:.0f} px +- "
         f"{size.spread / preparation.scale:.0f}"
         + (f" ({size.num_components} regions)" if object_size is None else "")
     )
+    for doubt in found.doubts:
+        say(f"doubt: {doubt}")
     fields = scale_prior(size, config.canvas_size) | {
         "max_objects": max_objects,
         "glimpse_size": (_glimpse_side(size),) * 2,

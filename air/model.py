@@ -21,10 +21,10 @@ from air.elbo import (
     log_weights_by_count,
 )
 from air.generative import Canvas, GenerativeModel, make_likelihood
+from air.images import Preparation
 from air.inference import InferenceNetwork, PaperInference
 from air.networks import GlimpseDecoder, GlimpseEncoder, ImageLSTM, StepPredictor
 from air.prediction import predict
-from air.preparation import Preparation
 from air.priors import Prior, PriorNetwork
 from air.residual_inference import ResidualInference
 from air.shifts import move_back, move_images
@@ -225,14 +225,17 @@ class AIR(nn.Module):
         batch_size: int = 100,
         tight_boxes: bool = True,
         on_batch: Callable[[int], object] | None = None,
+        recursive: bool = False,
+        skip_damaged: bool = False,
     ) -> Predictions:
         """Find the objects of images of any size, in the images' own pixels. Deterministic.
 
-        Images are made to fit the canvas as :attr:`preparation` says.
+        Images are prepared as :attr:`preparation` says. With a model made by :func:`air.fit`
+        an image larger than the canvas is read in overlapping tiles, at the scale of training.
 
         Args:
-            images: what :func:`air.images.as_images` reads (tensors, arrays, lists of them), or
-                a folder of images, or a list of files.
+            images: what :class:`air.images.Pictures` takes: a folder, files, patterns, arrays,
+                tensors, Pillow's images, a data set or a loader. Each page of a stack is an image.
             max_shift: each image is read from 25 views, moved by up to so many pixels of the
                 canvas, and the reading of the highest ELBO is kept (:mod:`air.shifts`): fewer
                 errors, 26 times the work. Default: an eighth of the canvas' shorter side. 0: one
@@ -242,9 +245,15 @@ class AIR(nn.Module):
             tight_boxes: boxes around what each object lights; else the boxes of
                 :meth:`infer`, which are some larger.
             on_batch: called with the number of images done, after each batch.
+            recursive: whether to search folders inside folders, too.
+            skip_damaged: whether to leave out files that cannot be read, and list them in
+                ``skipped`` of what is returned. Otherwise they are an error.
 
         Returns:
             A sequence with one :class:`air.detections.Detections` an image.
+
+        Warns:
+            UserWarning: of images that differ from those the model was trained on.
 
         Raises:
             ValueError: if something is no image, or ``max_shift`` is negative.
@@ -257,6 +266,8 @@ class AIR(nn.Module):
             batch_size=batch_size,
             tight_boxes=tight_boxes,
             on_batch=on_batch,
+            recursive=recursive,
+            skip_damaged=skip_damaged,
         )
 
     @classmethod

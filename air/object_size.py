@@ -5,10 +5,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["ObjectSize", "Regions", "connected_regions", "estimate_object_size", "find_regions"]
+__all__ = [
+    "ObjectSize",
+    "Regions",
+    "connected_regions",
+    "count_regions",
+    "estimate_object_size",
+    "find_regions",
+    "picture_regions",
+    "size_of_sides",
+]
 
 _LEAST_PIXELS = 4
 """A region of fewer is noise."""
+_HIGHEST_THRESHOLD = 0.3
+"""Of a normalised picture, whose typical objects have 0.8. Faint ones among them pass it."""
 _LEAST_SHARE = 0.1
 """A region of less than this share of a large one's pixels is a speck."""
 
@@ -57,7 +68,12 @@ def estimate_object_size(images: Tensor, *, max_images: int = 1000) -> ObjectSiz
         ValueError: if there is no foreground at all, or the images have another shape.
     """
     regions = find_regions(images[:: max(1, len(images) // max_images)])
-    sides = (regions.boxes[:, 2:] - regions.boxes[:, :2]).amax(dim=1).double().sort().values
+    return size_of_sides((regions.boxes[:, 2:] - regions.boxes[:, :2]).amax(dim=1))
+
+
+def size_of_sides(sides: Tensor) -> ObjectSize:
+    """The typical size of regions with these longer sides, ``(N,)``, at least one."""
+    sides = sides.double().sort().values
     cut = len(sides) // 20
     core = sides[cut : len(sides) - cut]
     return ObjectSize(
@@ -65,6 +81,42 @@ def estimate_object_size(images: Tensor, *, max_images: int = 1000) -> ObjectSiz
         spread=core.std(correction=0).item(),
         num_components=len(sides),
     )
+
+
+def picture_regions(picture: Tensor, *, least: int = _LEAST_PIXELS) -> tuple[Regions, Tensor]:
+    """Connected regions of one picture above one threshold, that of Otsu.
+
+    Args:
+        picture: normalised (:func:`air.images.normalise.normalise`), ``(C, H, W)``.
+        least: pixels that a region has at least.
+
+    Returns:
+        The regions, none where the picture is black, and the number of pixels of each: ``(N,)``.
+    """
+    grey = picture.float().amax(dim=0, keepdim=True)
+    labels = connected_regions(grey > min(_otsu_threshold(grey), _HIGHEST_THRESHOLD))
+    regions, areas = _list_regions(labels)
+    keep = areas >= least
+    kept = Regions(
+        boxes=regions.boxes[keep],
+        image=regions.image[keep],
+        number=regions.number[keep],
+        labels=labels,
+    )
+    return kept, areas[keep]
+
+
+def count_regions(picture: Tensor, *, least: int = _LEAST_PIXELS) -> int:
+    """Number of objects in a normalised picture without any learning: its connected regions.
+
+    What AIR is to be compared with: where objects are apart, this counts almost all of them right;
+    objects that touch are one to it.
+
+    Args:
+        picture: bright on black, ``(C, H, W)``, as :meth:`air.images.Preparation.prepare` makes it.
+        least: pixels that a region has at least.
+    """
+    return len(picture_regions(picture, least=least)[1])
 
 
 def find_regions(images: Tensor) -> Regions:

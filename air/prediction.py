@@ -1,22 +1,35 @@
 """From images as they come to the objects in them, some at a time."""
 
+import math
+import warnings
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from air.config import AIRConfig
 from air.detections import Detections, Predictions
-from air.image_files import are_paths, find_images, read_image
-from air.images import as_images
-from air.preparation import Frame, Preparation
+from air.images import (
+    Frame,
+    Picture,
+    Pictures,
+    Preparation,
+    as_float,
+    bright_on_dark,
+    differences,
+    merge_counts,
+    merge_detections,
+    raw_float,
+    tile_starts,
+    to_channels,
+)
 from air.shifts import shift_grid
 from air.spatial_transformer import boxes_in_pixels
 from air.types import Inference
 
-__all__ = ["Model", "predict", "views_of"]
+__all__ = ["Model", "overlap_of", "predict", "views_of"]
 
 _LIT = 0.3
 """An object lights a pixel where it has this share of its own brightest one."""
@@ -46,23 +59,180 @@ def predict(
     batch_size: int = 100,
     tight_boxes: bool = True,
     on_batch: Callable[[int], object] | None = None,
+    recursive: bool = False,
+    skip_damaged: bool = False,
 ) -> Predictions:
     """Find the objects of images; see :meth:`air.AIR.predict`."""
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
     views = views_of(model.config, max_shift)
-    sources: Sequence[Path | Tensor]
-    sources = find_images(images) if are_paths(images) else as_images(images)
+    pictures = Pictures(
+        images,
+        recursive=recursive,
+        skip_damaged=skip_damaged,
+        reduce=model.preparation.reduction,
+    )
     detections: list[Detections] = []
-    for start in range(0, len(sources), batch_size):
-        chunk = sources[start : start + batch_size]
-        pixels = [read_image(source) if isinstance(source, Path) else source for source in chunk]
-        prepared, frames = model.preparation(pixels, model.config, first=start)
-        reading = model.infer(prepared.to(model.device), shifts=views, batch_size=batch_size)
-        detections += _split(reading, frames, chunk, model.config, tight_boxes)
+    waiting: list[_Prepared] = []
+    for picture in pictures:
+        waiting.append(_prepare(picture, model))
+        if sum(len(each.corners) for each in waiting) >= batch_size:
+            detections += _read(waiting, model, views, batch_size, tight_boxes)
+            if on_batch is not None:
+                on_batch(len(waiting))
+            waiting = []
+    if waiting:
+        detections += _read(waiting, model, views, batch_size, tight_boxes)
         if on_batch is not None:
-            on_batch(len(chunk))
-    return Predictions(detections)
+            on_batch(len(waiting))
+    if not detections and not pictures.skipped:
+        raise ValueError("there is nothing to look at: images must hold at least one image.")
+    _warn(detections)
+    return Predictions(detections, pictures.skipped)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Prepared:
+    """A picture that is ready to be read."""
+
+    picture: Picture
+    whole: Tensor
+    frame: Frame
+    corners: list[tuple[int, int]]
+    doubt: str
+
+
+class _Seen(NamedTuple):
+    """What is seen in one tile, on the CPU and in its pixels."""
+
+    boxes: Tensor
+    count_probs: Tensor
+    z_what: Tensor
+    z_where: Tensor
+    light: Tensor
+    """Brightness of each object where it lights a pixel, ``(n, H, W)``."""
+
+
+def overlap_of(config: AIRConfig) -> int:
+    """Pixels that tiles share: the box of an object two standard deviations larger than usual.
+
+    At most half of the canvas.
+    """
+    side = min(config.canvas_size)
+    scale = max(config.z_where_mean[0] - 2 * config.z_where_sd[0], 1.0)
+    return min(math.ceil(side / scale), side // 2)
+
+
+def _prepare(picture: Picture, model: Model) -> _Prepared:
+    preparation, config = model.preparation, model.config
+    pixels, doubt = picture.pixels, ""
+    if preparation == Preparation():
+        pixels, doubt = bright_on_dark(to_channels(as_float(pixels, picture.name), config.channels))
+    elif preparation.by_picture:
+        doubt = differences(to_channels(raw_float(pixels), config.channels), preparation)
+    whole, frame = preparation.prepare(pixels, config, size=picture.size, name=picture.name)
+    height, width = config.canvas_size
+    overlap = overlap_of(config)
+    corners = [
+        (top, left)
+        for top in tile_starts(whole.shape[1], height, overlap)
+        for left in tile_starts(whole.shape[2], width, overlap)
+    ]
+    return _Prepared(picture=picture, whole=whole, frame=frame, corners=corners, doubt=doubt)
+
+
+def _read(
+    waiting: Sequence[_Prepared],
+    model: Model,
+    views: Tensor | None,
+    batch_size: int,
+    tight_boxes: bool,
+) -> list[Detections]:
+    """Read prepared pictures, in batches of tiles."""
+    height, width = model.config.canvas_size
+    places = [(each.whole, corner) for each in waiting for corner in each.corners]
+    seen: list[_Seen] = []
+    for start in range(0, len(places), batch_size):
+        canvases = torch.stack(
+            [
+                whole[:, top : top + height, left : left + width]
+                for whole, (top, left) in places[start : start + batch_size]
+            ]
+        )
+        reading = model.infer(canvases.to(model.device), shifts=views, batch_size=batch_size)
+        seen += _split(reading, model.config, tight_boxes)
+    found, start = [], 0
+    for each in waiting:
+        own = seen[start : start + len(each.corners)]
+        start += len(each.corners)
+        found.append(_join(each, own, model.config))
+    return found
+
+
+def _join(prepared: _Prepared, seen: Sequence[_Seen], config: AIRConfig) -> Detections:
+    """What is seen in a picture, from its tiles; most have one."""
+    frame, picture = prepared.frame, prepared.picture
+    corners = torch.tensor(prepared.corners)
+    tiles = torch.cat([torch.full((len(each.boxes),), i) for i, each in enumerate(seen)])
+    boxes = torch.cat([each.boxes for each in seen])
+    boxes = boxes + corners[tiles].flip(-1).repeat(1, 2).to(boxes)
+    size = (int(prepared.whole.shape[1]), int(prepared.whole.shape[2]))
+    if len(seen) == 1:
+        kept = torch.arange(len(boxes))
+        probs = seen[0].count_probs.clone()
+        # P(n >= t) for t = 1 .. T
+        scores = probs[1:].flip(0).cumsum(0).flip(0).clamp(max=1)[: len(boxes)].clone()
+    else:
+        kept = merge_detections(boxes, tiles, corners, config.canvas_size, size)
+        removed = tiles.bincount(minlength=len(seen)) - tiles[kept].bincount(minlength=len(seen))
+        probs = merge_counts([each.count_probs for each in seen], removed.tolist())
+        own = [
+            each.count_probs[1:].flip(0).cumsum(0).flip(0).clamp(max=1)[: len(each.boxes)]
+            for each in seen
+        ]
+        scores = torch.cat(own)[kept]
+    # Which object lights a pixel most, tile by tile: never more than one tile of light at a time.
+    brightest = torch.zeros(size)
+    lit_by = torch.zeros(size, dtype=torch.int16)
+    numbers = torch.zeros(len(boxes), dtype=torch.int16)
+    numbers[kept] = torch.arange(1, len(kept) + 1, dtype=torch.int16)
+    first = 0
+    for each, (top, left) in zip(seen, prepared.corners, strict=True):
+        own_numbers = numbers[first : first + len(each.boxes)]
+        first += len(each.boxes)
+        for number, light in zip(own_numbers.tolist(), each.light, strict=True):
+            if number:
+                area = (slice(top, top + light.shape[0]), slice(left, left + light.shape[1]))
+                more = light > brightest[area]
+                brightest[area][more] = light[more]
+                lit_by[area][more] = number
+    return Detections(
+        boxes=frame.boxes_in_image(boxes[kept]),
+        scores=scores,
+        count_probs=probs,
+        z_what=torch.cat([each.z_what for each in seen])[kept],
+        z_where=torch.cat([each.z_where for each in seen])[kept],
+        lit_by=lit_by,
+        frame=frame,
+        source=picture.pixels if picture.path is None else picture.path,
+        name=None if picture.path is None else picture.name,
+        page=picture.page,
+        doubt=prepared.doubt,
+    )
+
+
+def _warn(detections: Sequence[Detections]) -> None:
+    """One warning for each kind of doubt, however many images it concerns."""
+    doubts: dict[str, list[int]] = {}
+    for number, each in enumerate(detections):
+        if each.doubt:
+            doubts.setdefault(each.doubt, []).append(number)
+    for doubt, numbers in doubts.items():
+        name = detections[numbers[0]].file or f"image {numbers[0]}"
+        warnings.warn(
+            f"{len(numbers)} of {len(detections)} images, {name} the first of them: {doubt}",
+            stacklevel=4,
+        )
 
 
 def views_of(config: AIRConfig, max_shift: int | None = None) -> Tensor | None:
@@ -83,18 +253,9 @@ def views_of(config: AIRConfig, max_shift: int | None = None) -> Tensor | None:
     return shift_grid(max_shift) if max_shift else None
 
 
-def _split(
-    reading: Inference,
-    frames: list[Frame],
-    sources: Sequence[Path | Tensor],
-    config: AIRConfig,
-    tight_boxes: bool,
-) -> list[Detections]:
-    """A reading, image by image, on the CPU and in the images' pixels."""
-    counts = reading.counts.tolist()
+def _split(reading: Inference, config: AIRConfig, tight_boxes: bool) -> list[_Seen]:
+    """A reading, tile by tile."""
     probs = reading.count_probs.float().cpu()
-    # P(n >= t) for t = 1 .. T
-    scores = probs[:, 1:].flip(-1).cumsum(dim=-1).flip(-1).clamp(max=1)
     light = reading.objects.float().amax(dim=2).cpu()
     peak = light.amax(dim=(-1, -2), keepdim=True)
     lit = (light >= _LIT * peak) & (peak > _DARK)
@@ -102,20 +263,16 @@ def _split(
     boxes = boxes_in_pixels(z_where, config.canvas_size)
     if tight_boxes:
         boxes = _boxes_of(lit, boxes)
-    brightest = (light * lit).max(dim=1)
-    lit_by = torch.where(brightest.values > 0, brightest.indices + 1, 0).to(torch.int16)
+    light = light * lit
     return [
-        Detections(
-            boxes=frame.boxes_in_image(boxes[row, :count]),
-            scores=scores[row, :count].clone(),
+        _Seen(
+            boxes=boxes[row, :count].clone(),
             count_probs=probs[row].clone(),
             z_what=z_what[row, :count].clone(),
             z_where=z_where[row, :count].clone(),
-            lit_by=lit_by[row].clone(),
-            frame=frame,
-            source=source,
+            light=light[row, :count].clone(),
         )
-        for row, (count, frame, source) in enumerate(zip(counts, frames, sources, strict=True))
+        for row, count in enumerate(reading.counts.tolist())
     ]
 
 

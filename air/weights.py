@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from air.config import AIRConfig
-from air.preparation import Preparation
+from air.images import Preparation
 
 __all__ = [
     "SavedModel",

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 
 from air import AIR, AIRConfig
-from air.preparation import Preparation
+from air.images import Preparation
 from air.weights import find_folder, shipped_models
 from experiments.boilr_folder import read_run_config
 from experiments.boilr_model import check_shapes, read_checkpoint
@@ -137,11 +137,12 @@ def preparation_of(dataset: object, channels: int) -> Preparation:
     """What must be done to images before a model reads them that this data set trained.
 
     Args:
-        dataset: its name. ``folder:PATH?invert=yes`` shows the model its images inverted.
+        dataset: its name. ``folder:PATH`` shows the model its images as they are, whatever their
+            background, and ``folder:PATH?invert=yes`` inverted.
         channels: of the model.
     """
-    if isinstance(dataset, str) and dataset.startswith(PREFIX) and parse_folder(dataset).invert:
-        return Preparation(background=(1.0,) * channels)
+    if isinstance(dataset, str) and dataset.startswith(PREFIX):
+        return Preparation(background=(float(parse_folder(dataset).invert),) * channels)
     return Preparation()
 
 

@@ -25,8 +25,8 @@ def place(tmp_path, monkeypatch):
     (tmp_path / "images").mkdir()
     random = np.random.default_rng(0)
     for name, size in (("a.png", (14, 12)), ("b.png", (40, 30)), ("c.png", (9, 9))):
-        pixels = random.integers(0, 256, size, dtype=np.uint8)
-        Image.fromarray(pixels).save(tmp_path / "images" / name)
+        pixels = random.integers(0, 256, size) * (random.random(size) > 0.6)  # most are black
+        Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "images" / name)
     return tmp_path
 
 
@@ -76,6 +76,20 @@ def test_predict_prints_json_lines(place, capsys):
     (line,) = capsys.readouterr().out.splitlines()
     record = json.loads(line)
     assert (record["path"], record["height"], record["width"]) == ("images/b.png", 40, 30)
+
+
+def test_each_page_of_a_stack_has_a_row_and_a_picture(place, capsys):
+    pages = [Image.new("L", (14, 12), value) for value in (0, 10, 0)]
+    pages[0].save(place / "s.tif", save_all=True, append_images=pages[1:])
+    assert main(["predict", "s.tif", *FLAGS]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("\t")[0] for line in lines[:3]] == ["s.tif[0]", "s.tif[1]", "s.tif[2]"]
+    assert main(["predict", "s.tif", *FLAGS, "--draw", "seen"]) == 0
+    assert sorted(path.name for path in (place / "seen").iterdir()) == [
+        "s.png",
+        "s_page1.png",
+        "s_page2.png",
+    ]
 
 
 def test_predict_draws(place):
@@ -161,9 +175,9 @@ def test_a_run_is_found_by_its_name(make_args, capsys, tmp_path, monkeypatch):
     ("dataset", "background"),
     [
         ("multi-mnist", ()),
-        ("folder:cells", ()),
+        ("folder:cells", (0.0, 0.0, 0.0)),
         ("folder:cells?size=96&invert=yes", (1.0, 1.0, 1.0)),
-        ("folder:cells?invert=no", ()),
+        ("folder:cells?invert=no", (0.0, 0.0, 0.0)),
         (None, ()),
     ],
 )

@@ -14,7 +14,7 @@ from PIL import Image
 from werkzeug.serving import BaseWSGIServer
 from werkzeug.test import Client
 
-from air.preparation import Preparation
+from air.images import Preparation
 from air.shifts import shift_grid
 from experiments.cli import main
 from experiments.datasets import Digits

@@ -11,8 +11,8 @@ from PIL import Image
 
 from air import AIRConfig
 from air.detections import Detections, run_lengths
+from air.images import Preparation
 from air.prediction import predict, views_of
-from air.preparation import Preparation
 from air.spatial_transformer import boxes_in_pixels
 from air.types import Inference
 from tests.small import small_model
@@ -305,7 +305,7 @@ def test_drawing(two):
 
 def test_the_models_own_method():
     model = small_model()
-    images = torch.rand(5, 1, 28, 24)
+    images = torch.rand(5, 1, 28, 24).pow(8)  # most of it is black
     predictions = model.predict(images, batch_size=2)
     prepared, _ = model.preparation(list(images), model.config)
     reading = model.infer(prepared, shifts=views_of(model.config))

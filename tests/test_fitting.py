@@ -43,15 +43,17 @@ def test_a_model_that_is_ready_to_predict(images):
     assert isinstance(model, AIR)
     assert not model.training
     assert model.validate_args
-    assert model.preparation.background == (1.0,)
-    assert (model.config.canvas_size, model.config.channels) == ((40, 40), 1)
+    assert (model.preparation.objects, model.preparation.surface) == ("dark", "plain")
+    # Squares of 6 pixels get 10.
+    assert (model.config.canvas_size, model.config.channels) == ((67, 67), 1)
     assert (model.config.max_objects, model.config.z_what_size) == (2, 3)
     assert model.prior().num_steps.probs[0] == pytest.approx(0.99, abs=0.01)
     assert len(model.predict(images)) == 12
     text = "\n".join(lines)
     for part in (
         "12 grey images of 40 x 40",
-        "the background is light: inverted (1.00)",
+        "at 1.667 times their size",
+        "objects are darker than the background, which is even",
         "objects of 6 px +- 1",
         "on collages",
         "done: ELBO",
@@ -141,7 +143,8 @@ def test_the_size_can_be_said_and_settings_be_others(images):
         list(images), max_objects=4, object_size=12, say=lines.append, likelihood_sd=0.2
     )
     assert size.size == 12
-    assert config.z_where_mean[0] == pytest.approx(40 / (1.1 * (12 + size.spread)), abs=1e-3)
+    assert config.z_where_mean[0] == pytest.approx(40 / (1.1 * 12), abs=1e-3)
+    assert size.spread == 0  # what was estimated is not of such objects
     assert (config.likelihood_sd, config.max_objects) == (0.2, 4)
     assert lines[-1].startswith("objects of 12 px")
     with pytest.raises(ValueError, match=r"unknown setting.*likelyhood.*likelihood_sd"):

@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from air import image_files
-from air.image_files import are_paths, find_images, read_image, read_images
+from air.images import files
+from air.images.files import are_paths, find_images, read_image
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def test_a_folder_is_searched_in_order(folder):
         "c.jpg",
         "a.PNG",
     ]
-    assert [tuple(image.shape) for image in read_images(folder)] == [(1, 4, 6)] * 3
+    assert [tuple(read_image(path).shape) for path in find_images(folder)] == [(1, 4, 6)] * 3
 
 
 def test_what_does_not_exist_is_said(tmp_path):
@@ -36,7 +36,7 @@ def test_what_does_not_exist_is_said(tmp_path):
         find_images(tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match=r"no image was found in .*\.png"):
         find_images(tmp_path)
-    with pytest.raises(FileNotFoundError, match="is no file"):
+    with pytest.raises(FileNotFoundError, match="is not a file"):
         read_image(tmp_path)
 
 
@@ -46,8 +46,9 @@ def test_what_does_not_exist_is_said(tmp_path):
         ("L", 200, (1, 4, 6), torch.uint8, [200]),
         ("1", 1, (1, 4, 6), torch.uint8, [255]),
         ("RGB", (1, 2, 3), (3, 4, 6), torch.uint8, [1, 2, 3]),
-        ("RGBA", (1, 2, 3, 4), (4, 4, 6), torch.uint8, [1, 2, 3, 4]),
-        ("LA", (9, 7), (4, 4, 6), torch.uint8, [9, 9, 9, 7]),
+        ("RGBA", (1, 2, 3, 255), (3, 4, 6), torch.uint8, [1, 2, 3]),
+        ("RGBA", (1, 2, 3, 51), (3, 4, 6), torch.uint8, [204, 204, 205]),  # on white
+        ("LA", (200, 51), (3, 4, 6), torch.uint8, [40, 40, 40]),
         ("I;16", 40000, (1, 4, 6), torch.uint16, [40000]),
     ],
 )
@@ -74,9 +75,11 @@ def test_files_that_are_no_images_are_refused(tmp_path, monkeypatch):
         with pytest.raises(ValueError, match=f"{name}.png cannot be read as an image"):
             read_image(tmp_path / f"{name}.png")
     Image.fromarray(np.zeros((4, 4), np.float32)).save(tmp_path / "float.tiff")
-    with pytest.raises(ValueError, match="floats of unknown range"):
-        read_image(tmp_path / "float.tiff")
-    monkeypatch.setattr(image_files, "_MOST_PIXELS", 2399)
+    assert read_image(tmp_path / "float.tiff").dtype == torch.float32
+    Image.fromarray(np.full((4, 4), np.nan, np.float32)).save(tmp_path / "nan.tiff")
+    with pytest.raises(ValueError, match="holds NaN"):
+        read_image(tmp_path / "nan.tiff")
+    monkeypatch.setattr(files, "_MOST_PIXELS", 2399)
     with pytest.raises(ValueError, match="60 x 40 pixels are too many"):
         read_image(tmp_path / "good.png")
 
@@ -123,7 +126,7 @@ def test_paths_are_told_from_images(images, expected):
 def test_without_pillow_it_is_said_what_to_install():
     code = (
         "import sys; sys.modules['PIL'] = None\n"
-        "from air.image_files import read_image\n"
+        "from air.images import read_image\n"
         "try: read_image(__file__)\n"
         "except ImportError as error: print(error)"
     )

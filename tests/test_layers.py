@@ -13,8 +13,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 LAYERS = [
     {"types", "config", "functional", "distributions", "schedules", "visualization"},
-    {"files", "images", "image_files", "object_size", "shifts", "spatial_transformer"},
-    {"collages", "networks", "preparation", "priors"},
+    {"files", "object_size", "shifts", "spatial_transformer"},
+    {"images"},
+    {"collages", "networks", "priors"},
     {"detections", "generative", "inference", "elbo", "score_function", "weights"},
     {"prediction"},
     {"model"},
@@ -29,7 +30,7 @@ THIRD_PARTY = {"torch", "numpy", "safetensors"}
 OPTIONAL = {
     "detections": {"pandas"},
     "export": {"onnxscript"},
-    "image_files": {"PIL"},
+    "images": {"PIL"},
     "weights": {"huggingface_hub"},
 }
 """What a module may import inside a function, for those who have it; never when it is imported
@@ -112,9 +113,9 @@ def test_modules_import_only_from_layers_above(path):
         ("elbo", "from .types import Rollout", ["."]),
         ("model", "from experiments.runs import Run", ["experiments.runs"]),
         ("model", "import matplotlib.pyplot as plt", ["matplotlib.pyplot"]),
-        ("image_files", "def f():\n    from PIL import Image", []),
-        ("image_files", "from PIL import Image", ["PIL"]),
-        ("image_files", "try:\n    from PIL import Image\nexcept ImportError: pass", ["PIL"]),
+        ("images", "def f():\n    from PIL import Image", []),
+        ("images", "from PIL import Image", ["PIL"]),
+        ("images", "try:\n    from PIL import Image\nexcept ImportError: pass", ["PIL"]),
         ("model", "def f():\n    from PIL import Image", ["PIL"]),
         ("model", "import json, torch\nfrom air.types import Sample\nimport numpy.linalg", []),
     ],

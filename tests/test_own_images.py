@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from torch.utils.data import TensorDataset
 
+from air.images import read_image as read_by_predict
 from experiments.datasets import as_scenes, split_scenes
 from experiments.datasets.folder import load_folder, parse_folder
 from experiments.datasets.image_files import read_image, read_size, to_pictures
@@ -78,6 +79,16 @@ def test_jpegs_come_back_nearly_and_smaller_where_asked(tmp_path):
 def test_other_kinds_of_pixels_become_bytes(image, expected, tmp_path):
     image.save(tmp_path / "a.png")
     assert np.array_equal(read_image(tmp_path / "a.png"), expected)
+
+
+def test_transparent_parts_are_what_predict_makes_of_them(tmp_path):
+    black_on_nothing = np.zeros((6, 8, 4), np.uint8)
+    black_on_nothing[2:4, 2:5, 3] = 255
+    Image.fromarray(black_on_nothing).save(tmp_path / "a.png")
+    seen = read_image(tmp_path / "a.png")
+    assert np.array_equal(seen, read_by_predict(tmp_path / "a.png")[0].numpy())
+    assert (seen == 0).sum() == 6  # on white
+    assert not read_image(tmp_path / "a.png", on_black=True).any()
 
 
 def test_pictures_are_turned_as_their_camera_says(tmp_path):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from air import AIRConfig
-from air.preparation import Preparation, describe_images
+from air.images import Preparation
 
 CONFIG = AIRConfig(canvas_size=(20, 30))
 
@@ -53,52 +53,6 @@ def test_boxes_are_cut_at_the_images_edge():
     frame = Preparation().frame(10, 10, CONFIG)  # at (10, 5) on the canvas
     boxes = torch.tensor([[0.0, 0.0, 12.0, 7.0], [15.0, 10.0, 99.0, 99.0]])
     assert frame.boxes_in_image(boxes).tolist() == [[0, 0, 2, 2], [5, 5, 10, 10]]
-
-
-@pytest.mark.parametrize(
-    ("background", "color"), [(1.0, 0.0), (0.6, 0.9), (0.6, 0.1), (0.0, 0.3), (0.03, 0.9)]
-)
-def test_objects_become_bright_on_black(background, color):
-    images = [scene(background=background, color=color)] * 3
-    config, preparation = describe_images(images, 60)
-    canvas, _ = preparation(images, config)
-    assert canvas[:, :, 5:11, 7:17].min() > 0.9
-    assert canvas[:, :, 20:].max() < 0.05
-    assert bool(preparation.background) == (background > 0.05)
-
-
-def test_the_background_is_said_in_color():
-    images = [scene(background=1.0, channels=3)]
-    images[0][1:, 4:12, 6:18] = 0.2  # red on white
-    images[0][:, 0, 0] = torch.tensor([1.0, 0.0, 0.0])
-    config, preparation = describe_images(images, 64)
-    assert config.channels == 3
-    assert preparation.background == (1.0, 1.0, 1.0)
-    canvas, _ = preparation(images, config)
-    assert canvas[0, :, 8, 10].tolist() == pytest.approx([0.0, 1.0, 1.0])
-
-
-def test_grey_in_three_channels_is_grey():
-    config, _ = describe_images([scene(channels=3)], 64)
-    assert config.channels == 1
-
-
-def test_the_canvas_holds_the_largest_image_and_sizes_stay_comparable():
-    images = [scene(100, 200), scene(50, 60)]
-    config, preparation = describe_images(images, 50)
-    assert config.canvas_size == (25, 50)
-    assert preparation.scale == 0.25
-    canvas, frames = preparation(images, config)
-    assert canvas.shape == (2, 1, 25, 50)
-    assert [frame.rows for frame in frames] == [25, 12]
-    small, _ = describe_images([scene(20, 30)], 50)
-    assert small.canvas_size == (20, 30)  # never enlarged
-
-
-@pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
-def test_images_of_one_color_are_refused(value):
-    with pytest.raises(ValueError, match="there is nothing in these images"):
-        describe_images([torch.full((1, 20, 20), value)] * 3, 64)
 
 
 def test_json_round_trip():

@@ -145,8 +145,9 @@ def test_the_bound_as_counted_has_no_terms_of_the_count():
 def test_the_sparse_prior_is_worth_a_quarter_of_an_object():
     training, maker = make_training()
     config = training.model.config
-    # The smaller squares have 36 white pixels: 36 / (2 * 0.3**2) = 200 nats.
-    assert math.log(sparse_prob(maker, config)) == pytest.approx(-50, rel=0.01)
+    # The smaller squares of 6 x 6 pixels are enlarged 10/6 times, to 100 of a brightness
+    # of nearly 0.8: some 50 / (2 * 0.3**2) = 277 nats, with their soft edges.
+    assert math.log(sparse_prob(maker, config)) == pytest.approx(-69, rel=0.01)
     maker.patches *= 0.1
     assert sparse_prob(maker, config) == pytest.approx(config.continue_prob)
     maker.patches *= 100

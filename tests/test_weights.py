@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from air import AIR, AIRConfig
-from air.preparation import Preparation
+from air.images import Preparation
 from air.weights import find_folder
 from tests.small import small_images, small_model
 

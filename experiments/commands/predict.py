@@ -4,11 +4,12 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import cast
 
 from tqdm import tqdm
 
 from air.detections import Predictions
-from air.image_files import find_images
+from air.images import find_images
 from experiments.models import add_model_arguments, load_model, use_device
 
 DESCRIPTION = """\
@@ -70,19 +71,25 @@ def run(args: argparse.Namespace) -> int:
         _write(predictions, args.output, force=args.force)
     if pictures:
         args.draw.mkdir(parents=True, exist_ok=True)
-        both = list(zip(predictions, pictures, strict=True))
-        for detections, path in tqdm(both, desc="draw", unit="image", file=sys.stderr):
+        names = dict(zip(files, pictures, strict=True))
+        for detections in tqdm(predictions, desc="draw", unit="image", file=sys.stderr):
+            path = names[cast(Path, detections.source)]
+            if detections.page:
+                path = path.with_stem(f"{path.stem}_page{detections.page}")
             detections.draw().save(path)
-    for detections, file in zip(predictions, files, strict=True):
+    for detections in predictions:
+        file = str(detections.source)
+        if detections.file and detections.file.endswith("]"):  # a page of a stack
+            file += detections.file.removeprefix(Path(file).name)
         if args.json:
-            print(json.dumps(detections.to_record() | {"path": str(file)}))
+            print(json.dumps(detections.to_record() | {"path": file}))
         elif args.output is None and args.draw is None:
             print(f"{file}\t{detections.count}")
     if not args.json:
         objects = sum(map(len, predictions))
         written = [str(path) for path in (args.output, args.draw) if path is not None]
         print(
-            f"{len(files)} images, {objects} objects."
+            f"{len(predictions)} images, {objects} objects."
             + (f" Written: {', '.join(written)}" if written else "")
         )
     return 0

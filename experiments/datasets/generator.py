@@ -68,7 +68,7 @@ def _sources(config: SceneConfig, digits: Digits) -> tuple[Sprites, Sprites]:
     """The sprites of either half."""
     if config.sprite_folder is not None:
         paths = sprite_paths(config.sprite_folder)
-        pictures = PictureSprites([read_image(path) for path in paths])
+        pictures = PictureSprites([read_image(path, on_black=True) for path in paths])
         return pictures, pictures
     if config.sprites == "shapes":
         return ShapeSprites(), ShapeSprites()

@@ -1,7 +1,7 @@
 """Pictures in files, read with suspicion: what a header declares is checked before it is believed.
 
 A picture comes as ``uint8``: ``(h, w)`` if it is grey, whatever its file calls it, else
-``(h, w, 3)``. Transparent parts are black; sixteen bits become eight.
+``(h, w, 3)``. Transparent parts: :func:`air.images.without_alpha`. Sixteen bits become eight.
 """
 
 import warnings
@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from air.images import without_alpha
 from experiments.files import DamagedFileError, read_file
 from experiments.npz import parse_array
 
@@ -69,12 +71,15 @@ def read_size(path: Path) -> tuple[int, int]:
     return (width, height) if sideways else (height, width)
 
 
-def read_image(path: Path, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
+def read_image(
+    path: Path, size: tuple[int, int] | None = None, *, on_black: bool = False
+) -> NDArray[np.uint8]:
     """Read a picture.
 
     Args:
         path: PNG, JPEG or TIFF, whatever the file's name says.
         size: height and width to shrink it to, averaging; default: its own.
+        on_black: whether what is transparent is black in any case, as around a sprite.
 
     Returns:
         ``uint8``, ``(h, w)`` if it is grey, else ``(h, w, 3)``.
@@ -93,15 +98,16 @@ def read_image(path: Path, size: tuple[int, int] | None = None) -> NDArray[np.ui
             image.draft(None, (max(size), max(size)))
         if turn is not None:
             image = image.transpose(turn)
-        return shrink(from_pillow(image, str(path)), size)
+        return shrink(from_pillow(image, str(path), on_black=on_black), size)
 
 
-def from_pillow(image: Image.Image, name: str) -> NDArray[np.uint8]:
+def from_pillow(image: Image.Image, name: str, *, on_black: bool = False) -> NDArray[np.uint8]:
     """The pixels of one of Pillow's images.
 
     Args:
         image: of whatever mode.
         name: what to call it in messages.
+        on_black: whether what is transparent is black in any case.
 
     Returns:
         ``uint8``, ``(h, w)`` if it is grey, else ``(h, w, 3)``.
@@ -119,6 +125,9 @@ def from_pillow(image: Image.Image, name: str) -> NDArray[np.uint8]:
         )
     if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
         seen = image.convert("RGBA")
+        if not on_black:
+            opaque = without_alpha(torch.from_numpy(np.array(seen)).permute(2, 0, 1))
+            return _without_false_colors(opaque.permute(1, 2, 0).numpy())
         black = Image.new("RGBA", seen.size, (0, 0, 0, 255))
         image = Image.alpha_composite(black, seen)
     return _without_false_colors(np.asarray(image.convert("RGB")))

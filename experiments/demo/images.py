@@ -1,6 +1,5 @@
 """What AIR is shown: digits to drag, and images that somebody drops on the page."""
 
-import dataclasses
 import tempfile
 from pathlib import Path
 from typing import NamedTuple
@@ -12,9 +11,14 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from air import AIRConfig
-from air.image_files import read_image
-from air.images import as_float, to_channels
-from air.preparation import Preparation, describe_images
+from air.images import (
+    Preparation,
+    as_float,
+    bright_on_dark,
+    raw_float,
+    read_image,
+    to_channels,
+)
 from experiments.datasets import Digits
 
 __all__ = ["Prepared", "Sprite", "choose_sprites", "prepare_image", "read_bytes"]
@@ -71,7 +75,7 @@ def choose_sprites(digits: Digits, config: AIRConfig, seed: int) -> list[Sprite]
 
 
 def read_bytes(content: bytes) -> Tensor:
-    """An image from a file's content, as :func:`air.image_files.read_image` reads files.
+    """An image from a file's content, as :func:`air.images.read_image` reads files.
 
     Raises:
         ValueError: if it is no image that can be read.
@@ -105,19 +109,18 @@ def prepare_image(image: Tensor, config: AIRConfig, preparation: Preparation) ->
     Raises:
         ValueError: if there is nothing in it but a background that is not black.
     """
-    pixels = to_channels(as_float(image), config.channels)
+    as_is = preparation == Preparation()
+    pixels = to_channels(as_float(image) if as_is else raw_float(image), config.channels)
     done = []
-    if preparation == Preparation() and pixels.flatten(1).median(dim=1).values.max() > _BLACK:
-        try:
-            _, found = describe_images([pixels], max(config.canvas_size))
-        except ValueError:
-            raise ValueError("There is nothing in this image: it is of one plain colour.") from None
-        if found.background:
-            preparation = dataclasses.replace(found, scale=preparation.scale)
+    if as_is:
+        pixels, doubt = bright_on_dark(pixels)
+        if doubt and not pixels.any():
+            raise ValueError("There is nothing in this image: it is of one plain colour.")
+        if doubt:
             done.append("Its background is not black: it was subtracted.")
-    canvases, (frame,) = preparation([pixels], config)
+    canvas, frame = preparation.prepare(pixels, config)
     if (frame.rows, frame.columns) != (frame.height, frame.width):
         done.append(
             f"Resized from {frame.width} x {frame.height} to {frame.columns} x {frame.rows} pixels."
         )
-    return Prepared((canvases[0] * 255).round().to(torch.uint8), " ".join(done))
+    return Prepared((canvas * 255).round().to(torch.uint8), " ".join(done))

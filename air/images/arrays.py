@@ -7,7 +7,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["as_float", "as_images", "to_channels"]
+__all__ = [
+    "as_float",
+    "as_image",
+    "as_images",
+    "displayed",
+    "from_numpy",
+    "raw_float",
+    "stack_to_images",
+    "to_channels",
+    "without_alpha",
+]
 
 _CHANNELS = (1, 3, 4)
 
@@ -23,10 +33,12 @@ def as_images(images: Any) -> list[Tensor]:
 
             - a tensor or array ``(B, C, H, W)`` or ``(B, H, W, C)``;
             - one image ``(C, H, W)``, ``(H, W, C)`` or ``(H, W)``;
+            - grey images ``(B, H, W)``, where it cannot be one image;
             - a list of images, of any sizes.
 
-            C is 1 (grey), 3 (RGB) or 4 (with an alpha channel, shown on white). Values are float
-            in [0, 1], bool, uint8 (0 to 255) or uint16 (0 to 65535).
+            C is 1 (grey), 3 (RGB) or 4 (with an alpha channel, see :func:`without_alpha`). Values
+            are bool, uint8 (0 to 255), uint16 (0 to 65535), or other numbers, of any range for a
+            model that was fitted to such images.
 
     Returns:
         Tensors ``(C, h, w)``; they share memory with what was given.
@@ -35,10 +47,12 @@ def as_images(images: Any) -> list[Tensor]:
         ValueError: if a shape, type or range makes no image, or there is none.
     """
     if isinstance(images, np.ndarray):
-        images = _from_numpy(images)
+        images = from_numpy(images)
     if isinstance(images, Tensor):
         if images.dim() == 4:
             batch = list(_channels_first(images))
+        elif images.dim() == 3 and not {images.shape[0], images.shape[2]} & set(_CHANNELS):
+            batch = [as_image(image) for image in images]
         elif images.dim() in (2, 3):
             batch = [as_image(images)]
         else:
@@ -67,11 +81,11 @@ def as_image(image: Any, name: str = "the image") -> Tensor:
     if hasattr(image, "__array_interface__") and not isinstance(image, Tensor):
         image = np.asarray(image)  # Pillow's images, too
     if isinstance(image, np.ndarray):
-        image = _from_numpy(image)
+        image = from_numpy(image)
     if not isinstance(image, Tensor):
         raise ValueError(
             f"{name} must be a tensor or a numpy array, got {type(image).__name__}. "
-            "Read files with air.image_files.read_image."
+            "Give paths alone, or images alone."
         )
     if image.dim() == 2:
         image = image[None]
@@ -109,7 +123,7 @@ def as_float(image: Tensor, name: str = "the image") -> Tensor:
 
 
 def to_channels(image: Tensor, channels: int) -> Tensor:
-    """Grey from RGB, RGB from grey; an alpha channel is shown on white.
+    """Grey from RGB, RGB from grey; for an alpha channel see :func:`without_alpha`.
 
     Args:
         image: float in [0, 1], ``(C, h, w)`` with C of 1, 3 or 4.
@@ -118,9 +132,7 @@ def to_channels(image: Tensor, channels: int) -> Tensor:
     Returns:
         ``(channels, h, w)``.
     """
-    if image.shape[0] == 4:
-        color, alpha = image.split([3, 1])
-        image = color * alpha + (1 - alpha)
+    image = without_alpha(image)
     if image.shape[0] == channels:
         return image
     if channels == 1:
@@ -128,7 +140,88 @@ def to_channels(image: Tensor, channels: int) -> Tensor:
     return image.expand(channels, -1, -1)
 
 
-def _from_numpy(array: np.ndarray) -> Tensor:
+def without_alpha(image: Tensor) -> Tensor:
+    """An image without its alpha channel, on black or on white.
+
+    On whichever differs more from what is opaque: where the mean of the pixels, weighted by their
+    opacity, is brighter than half of white, on black; else on white. So white objects on
+    nothing and black objects on nothing can both be seen. An image with nothing in it is black.
+
+    Args:
+        image: ``(C, h, w)``; only with C of 4 something is done.
+
+    Returns:
+        ``(3, h, w)`` in the same type, or what was given.
+    """
+    if image.shape[0] != 4:
+        return image
+    white = float(_UNSIGNED.get(image.dtype, 1))
+    color, alpha = image.float().split([3, 1])
+    alpha = alpha / white
+    opaque = alpha.sum()
+    if (alpha >= 1).all():
+        return image[:3]
+    mean = (color.mean(dim=0) * alpha[0]).sum() / opaque if opaque > 0 else white
+    ground = 0.0 if mean > white / 2 else white
+    mixed = color * alpha + ground * (1 - alpha)
+    return mixed.to(image.dtype) if image.is_floating_point() else mixed.round().to(image.dtype)
+
+
+def raw_float(image: Tensor) -> Tensor:
+    """An image as float32, of any finite range: uint8 and uint16 with white at 1, others as is.
+
+    Raises:
+        ValueError: if it holds NaN or infinity.
+    """
+    if image.dtype in _UNSIGNED:
+        return image.float() / _UNSIGNED[image.dtype]
+    image = image.float()
+    if not image.isfinite().all():
+        raise ValueError("an image holds NaN or infinity: remove or repair it first.")
+    return image
+
+
+def displayed(image: Tensor) -> Tensor:
+    """An image as float32 in [0, 1] that can be looked at.
+
+    uint8 is as it is. Of other types, whose white is unknown, values that go beyond [0, 1] or fill
+    less than a quarter of it are stretched to it.
+    """
+    pixels = raw_float(image)
+    low, high = (float(bound) for bound in pixels.aminmax())
+    if image.dtype in (torch.uint8, torch.bool) or (low >= 0 and 0.25 < high <= 1) or low == high:
+        return pixels.clamp(0, 1)
+    return (pixels - low) / (high - low)
+
+
+def stack_to_images(array: np.ndarray) -> np.ndarray:
+    """The images in a file's array: ``(N, h, w)``, ``(N, h, w, C)`` or ``(N, C, h, w)``.
+
+    Two axes are one grey image; three are one image where the last has 3 or 4 entries, otherwise
+    a stack of grey ones.
+
+    Raises:
+        ValueError: if it has other axes, or does not hold numbers.
+    """
+    if array.dtype.kind not in "fbiu":
+        raise ValueError(f"images must be numbers, got an array of {array.dtype}")
+    if array.ndim == 2 or (array.ndim == 3 and array.shape[-1] in (3, 4)):
+        array = array[None]
+    fits = array.ndim == 3 or (array.ndim == 4 and {array.shape[1], array.shape[3]} & {1, 3, 4})
+    if not fits or 0 in array.shape:
+        raise ValueError(
+            f"an array of shape {array.shape} is not images. "
+            "Expected (h, w), (N, h, w), (N, h, w, C) or (N, C, h, w) with C of 1, 3 or 4"
+        )
+    return array
+
+
+def from_numpy(array: np.ndarray) -> Tensor:
+    """An array of numbers as a tensor.
+
+    Raises:
+        ValueError: if it does not hold numbers.
+    """
     if array.dtype == object or array.dtype.kind not in "fbiu":
         raise ValueError(f"images must be numbers, got an array of {array.dtype}.")
     native = array.astype(array.dtype.newbyteorder("="), copy=False)
@@ -155,8 +248,5 @@ def _channels_first(images: Tensor, name: str = "images") -> Tensor:
 
 
 def _check_type(image: Tensor, name: str) -> None:
-    if image.dtype not in _UNSIGNED and image.dtype != torch.bool and not image.is_floating_point():
-        raise ValueError(
-            f"{name} must be float in [0, 1], bool, uint8 or uint16, got {image.dtype}. "
-            "Convert it, such as image.to(torch.uint8)."
-        )
+    if image.is_complex():
+        raise ValueError(f"{name} must be real numbers, got {image.dtype}. Take image.abs().")
