@@ -4,6 +4,7 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -71,6 +72,8 @@ def predict(
         recursive=recursive,
         skip_damaged=skip_damaged,
         reduce=model.preparation.reduction,
+        # Without a scale of its own a picture is shrunk to fit the canvas.
+        longest_side=None if model.preparation.by_picture else 4 * max(model.config.canvas_size),
     )
     detections: list[Detections] = []
     waiting: list[_Prepared] = []
@@ -93,9 +96,11 @@ def predict(
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Prepared:
-    """A picture that is ready to be read."""
+    """A picture that is ready to be read. Its own pixels are kept only if they are in memory."""
 
-    picture: Picture
+    source: Tensor | Path
+    name: str | None
+    page: int
     whole: Tensor
     frame: Frame
     corners: list[tuple[int, int]]
@@ -138,7 +143,15 @@ def _prepare(picture: Picture, model: Model) -> _Prepared:
         for top in tile_starts(whole.shape[1], height, overlap)
         for left in tile_starts(whole.shape[2], width, overlap)
     ]
-    return _Prepared(picture=picture, whole=whole, frame=frame, corners=corners, doubt=doubt)
+    return _Prepared(
+        source=picture.original() if picture.path is None else picture.path,
+        name=None if picture.path is None else picture.name,
+        page=picture.page,
+        whole=whole,
+        frame=frame,
+        corners=corners,
+        doubt=doubt,
+    )
 
 
 def _read(
@@ -171,7 +184,7 @@ def _read(
 
 def _join(prepared: _Prepared, seen: Sequence[_Seen], config: AIRConfig) -> Detections:
     """What is seen in a picture, from its tiles; most have one."""
-    frame, picture = prepared.frame, prepared.picture
+    frame = prepared.frame
     corners = torch.tensor(prepared.corners)
     tiles = torch.cat([torch.full((len(each.boxes),), i) for i, each in enumerate(seen)])
     boxes = torch.cat([each.boxes for each in seen])
@@ -214,9 +227,9 @@ def _join(prepared: _Prepared, seen: Sequence[_Seen], config: AIRConfig) -> Dete
         z_where=torch.cat([each.z_where for each in seen])[kept],
         lit_by=lit_by,
         frame=frame,
-        source=picture.pixels if picture.path is None else picture.path,
-        name=None if picture.path is None else picture.name,
-        page=picture.page,
+        source=prepared.source,
+        name=prepared.name,
+        page=prepared.page,
         doubt=prepared.doubt,
     )
 

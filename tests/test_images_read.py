@@ -187,6 +187,13 @@ def test_images_are_read_when_it_is_their_turn():
     assert cells.read == 1
 
 
+def test_of_a_data_set_only_those_that_are_chosen_are_read():
+    cells = Cells(IMAGES, lambda image: image)
+    chosen = list(Pictures(cells).sample(2))
+    assert cells.read == 2
+    assert torch.equal(chosen[1].pixels, IMAGES[2])
+
+
 def test_a_source_that_is_none_says_what_is_expected():
     for bad in (3, {"a": 1}, []):
         with pytest.raises(ValueError, match="images must"):

@@ -186,6 +186,20 @@ def test_tiles_share_the_box_of_a_large_object():
     assert overlap_of(AIRConfig(z_where_mean=(1.2, 0, 0))) == 25  # half of the canvas at most
 
 
+def test_a_large_picture_in_memory_is_read_small_and_kept_as_it_is():
+    picture = disks((600, 500), 4, radius=40)
+    preparation = Preparation(objects="bright", brightness=0.8, scale=0.125)
+    assert preparation.reduction == 8
+    model = Regions(preparation)
+    (seen,) = predict(model, picture)
+    assert seen.count == 4
+    assert torch.equal(seen.image, picture)
+    truth = find_regions(picture[None]).boxes
+    for box in seen.boxes:
+        assert (truth - box).abs().amax(dim=1).min() <= 9  # about a pixel of the canvas
+    assert seen.mask.shape == (4, 600, 500)
+
+
 def test_without_a_preparation_large_pictures_are_shrunk_as_ever():
     model = Regions(Preparation())
     (seen,) = predict(model, disks((128, 128), 3, radius=12))

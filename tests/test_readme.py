@@ -23,6 +23,7 @@ def test_ci_runs_the_readme_command():
     assert "pytest" in ci[-1]
 
 
+@pytest.mark.filterwarnings("ignore:.*background is not black")  # it is not
 @pytest.mark.parametrize("text", [text for kind, text in BLOCKS if kind == "python"])
 def test_python_blocks_run(text, tmp_path, monkeypatch):
     AIR().save_pretrained(tmp_path / "output" / "first" / "model")

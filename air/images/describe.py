@@ -43,6 +43,8 @@ _LONGEST_SIDE = 2048
 """Larger pictures are reduced while they are looked at."""
 _MOST_PIXELS = 24_000_000
 """Of the pictures that are looked at together."""
+_MOST_BYTES = 400_000_000
+"""Of the canvases to train on."""
 _LEAST_IMAGES = 8
 _UNEVEN = 0.5
 """A surface is subtracted where it explains half of the deviation from the median."""
@@ -196,7 +198,8 @@ def training_canvases(
         images: what :class:`air.images.Pictures` takes.
         preparation: from :func:`describe_images`.
         config: of the model.
-        most: how many canvases to make; of more pictures some are chosen, evenly.
+        most: how many canvases to make, fewer if they would take more than 400 MB; of more
+            pictures some are chosen, evenly.
         seed: decides on the tiles.
 
     Returns:
@@ -206,6 +209,7 @@ def training_canvases(
         ValueError: if a picture cannot be read.
     """
     generator = torch.Generator().manual_seed(seed)
+    most = max(1, min(most, _MOST_BYTES // (4 * math.prod(config.image_shape))))
     pictures = Pictures(images).with_size(reduce=preparation.reduction).sample(most)
     share = max(1, most // max(pictures.number or most, 1))
     canvases: list[Tensor] = []

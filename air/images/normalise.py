@@ -190,10 +190,10 @@ def _terms(height: int, width: int) -> Tensor:
 def _robust_fit(terms: Tensor, values: Tensor, start: Tensor | None = None) -> Tensor:
     """Coefficients by least squares with weights that fall to 0 away from most values."""
     weights = torch.ones_like(values)
-    found = start
+    fitted = None if start is None else terms @ start
     for _ in range(20):
-        if found is not None:
-            residuals = (values - terms @ found).abs()
+        if fitted is not None:
+            residuals = (values - fitted).abs()
             scale = 1.4826 * residuals.median() + 1e-6 * values.abs().max() + 1e-30
             weights = (1 - (residuals / (4.685 * scale)).square()).clamp(min=0)
         # With a little of a ridge: few blocks can lie on one line.
@@ -202,7 +202,10 @@ def _robust_fit(terms: Tensor, values: Tensor, start: Tensor | None = None) -> T
         ridge = 1e-9 * gram.diagonal().mean() + 1e-30
         right = (terms * root).T @ (values[:, None] * root)
         found = torch.linalg.solve(gram + ridge * torch.eye(6, dtype=gram.dtype), right)[:, 0]
-    return found  # type: ignore[return-value]
+        before, fitted = fitted, terms @ found
+        if before is not None and (fitted - before).abs().max() < 0.02 * scale:
+            break
+    return found
 
 
 def _without_hot(signed: Tensor, sigma: Tensor, magnitude: Tensor) -> Tensor:

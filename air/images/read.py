@@ -39,9 +39,13 @@ class Picture:
     """Of the file; None for images from memory."""
     page: int = 0
     """Which image of the file."""
+    whole: Tensor | None = None
+    """The image in its full size, if it came from memory."""
 
     def original(self) -> Tensor:
         """The image in its full size; read again if it came from a file."""
+        if self.whole is not None:
+            return self.whole
         return self.pixels if self.path is None else read_image(self.path, self.page)
 
 
@@ -139,6 +143,8 @@ class Pictures:
             rows = [index * number // most for index in range(most)]
             if self._files is not None:
                 chosen._files = [self._files[row] for row in rows]
+            elif isinstance(self._items, _Indexed):
+                chosen._items = _Indexed(self._items.source, rows)
             elif isinstance(self._items, list):
                 chosen._items = [self._items[row] for row in rows]
         return chosen
@@ -154,7 +160,12 @@ class Pictures:
         for number, pixels in enumerate(self._items or ()):
             size = (pixels.shape[1], pixels.shape[2])
             factor = reduction(size, self._reduce, self._longest_side)
-            yield Picture(name=f"image {number}", pixels=reduce_pixels(pixels, factor), size=size)
+            yield Picture(
+                name=f"image {number}",
+                pixels=reduce_pixels(pixels, factor),
+                size=size,
+                whole=pixels,
+            )
 
 
 class _Again:
@@ -167,6 +178,20 @@ class _Again:
         return self.make(self.source)
 
 
+class _Indexed:
+    """Items of a data set, taken by their numbers when it is their turn."""
+
+    def __init__(self, source: Any, rows: Sequence[int]) -> None:
+        self.source, self.rows = source, rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for row in self.rows:
+            yield _one(_first(self.source[row]), f"image {row}")
+
+
 def _items_of(images: Any) -> Iterable[Tensor]:
     if _is_pillow(images):
         return [pillow_pixels(images)]
@@ -175,22 +200,22 @@ def _items_of(images: Any) -> Iterable[Tensor]:
     if any(name.startswith("torch.utils.data") and "DataLoader" in name for name in names):
         return _Again(images, _from_loader)
     if any(name.startswith("torch.utils.data") for name in names):
-        return _Again(images, _from_dataset)
+        if hasattr(images, "__len__") and hasattr(images, "__getitem__"):
+            return _Indexed(images, range(len(images)))
+        return _Again(images, _from_items)
     if isinstance(images, Tensor | np.ndarray):
         return [without_alpha(image) for image in as_images(images)]
     if isinstance(images, Sequence) and not isinstance(images, str | bytes):
         if not images:
             as_images(images)  # says what is wrong
-        return list(_from_dataset(images))
+        return list(_from_items(images))
     if isinstance(images, Iterable) and not isinstance(images, str | bytes | Mapping):
-        return list(_from_dataset(images))
+        return list(_from_items(images))
     return as_images(images)  # says what is wrong
 
 
-def _from_dataset(source: Any) -> Iterator[Tensor]:
-    counted = hasattr(source, "__len__") and hasattr(source, "__getitem__")
-    items = (source[i] for i in range(len(source))) if counted else iter(source)
-    for number, item in enumerate(items):
+def _from_items(source: Iterable[Any]) -> Iterator[Tensor]:
+    for number, item in enumerate(source):
         yield _one(_first(item), f"image {number}")
 
 
