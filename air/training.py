@@ -88,7 +88,7 @@ class Training:
             step = round(pace.position * num_steps)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate(step)
-            bound = self.step(recipe.continue_prob(step))
+            bound = self.step(recipe.continue_prob(step), 1 if pace.position < 0.2 else None)
             pace.advance()
             if int(pace.position * 10) > said:
                 said = int(pace.position * 10)
@@ -98,14 +98,14 @@ class Training:
                 say(f"{said * 10:3d} %, step {pace.step}, {seconds:.0f} s: ELBO {bound:.1f}")
         return self.model.eval()
 
-    def step(self, continue_prob: float) -> Tensor:
+    def step(self, continue_prob: float, limit: int | None = None) -> Tensor:
         """Learn from a batch; the bound, mean over it."""
         size = (self.batch_size,)
         images = self.images[torch.randint(len(self.images), size, device=self.images.device)]
         if len(self.images) < _FEW_IMAGES:
             images = _vary(images)
         self.optimizer.zero_grad()
-        objective = self.estimator(self.model, images, self.model.prior(continue_prob))
+        objective = self.estimator(self.model, images, self.model.prior(continue_prob, limit))
         objective.total_loss.backward()
         self.optimizer.step()
         return -objective.loss.detach()
