@@ -221,7 +221,8 @@ class AIR(nn.Module):
         self,
         images: Any,
         *,
-        max_shift: int | None = None,
+        max_objects: int | None = None,
+        max_shift: int = 0,
         batch_size: int = 100,
         tight_boxes: bool = True,
         on_batch: Callable[[int], object] | None = None,
@@ -233,10 +234,10 @@ class AIR(nn.Module):
         Args:
             images: what :func:`air.images.as_images` reads (tensors, arrays, lists of them), or
                 a folder of images, or a list of files.
+            max_objects: T; default: the model's own. May be higher than in training.
             max_shift: each image is read from 25 views, moved by up to so many pixels of the
                 canvas, and the reading of the highest ELBO is kept (:mod:`air.shifts`): fewer
-                errors, 26 times the work. Default: an eighth of the canvas' shorter side. 0: one
-                view.
+                errors, 26 times the work. 0: one view.
             batch_size: how many images are in work at a time; bounds the memory. Files are read
                 when it is their turn, and not kept.
             tight_boxes: boxes around what each object lights; else the boxes of
@@ -247,12 +248,14 @@ class AIR(nn.Module):
             A sequence with one :class:`air.detections.Detections` an image.
 
         Raises:
-            ValueError: if something is no image, or ``max_shift`` is negative.
+            ValueError: if something is no image, ``max_objects`` is below 1 or ``max_shift``
+                negative.
             FileNotFoundError: if a file or folder does not exist.
         """
         return predict(
             self,
             images,
+            max_objects=max_objects,
             max_shift=max_shift,
             batch_size=batch_size,
             tight_boxes=tight_boxes,

@@ -34,7 +34,12 @@ class Model(Protocol):
     @property
     def device(self) -> torch.device: ...  # noqa: D102
     def infer(  # noqa: D102
-        self, images: Tensor, *, shifts: Tensor | None = None, batch_size: int = 500
+        self,
+        images: Tensor,
+        *,
+        max_objects: int | None = None,
+        shifts: Tensor | None = None,
+        batch_size: int = 500,
     ) -> Inference: ...
 
 
@@ -42,7 +47,8 @@ def predict(
     model: Model,
     images: Any,
     *,
-    max_shift: int | None = None,
+    max_objects: int | None = None,
+    max_shift: int = 0,
     batch_size: int = 100,
     tight_boxes: bool = True,
     on_batch: Callable[[int], object] | None = None,
@@ -58,7 +64,12 @@ def predict(
         chunk = sources[start : start + batch_size]
         pixels = [read_image(source) if isinstance(source, Path) else source for source in chunk]
         prepared, frames = model.preparation(pixels, model.config, first=start)
-        reading = model.infer(prepared.to(model.device), shifts=views, batch_size=batch_size)
+        reading = model.infer(
+            prepared.to(model.device),
+            max_objects=max_objects,
+            shifts=views,
+            batch_size=batch_size,
+        )
         detections += _split(reading, frames, chunk, model.config, tight_boxes)
         if on_batch is not None:
             on_batch(len(chunk))

@@ -69,5 +69,6 @@ def recipe_for(config: AIRConfig, num_steps: int) -> Recipe:
 
 def likelihood_sd(channels: int) -> float:
     """Standard deviation of a pixel: 0.3 in grey, as the paper's; an error in all channels counts
-    once, not three times."""
+    once, not three times.
+    """
     return round(0.3 * math.sqrt(channels), 3)

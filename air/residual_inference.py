@@ -31,7 +31,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from air.distributions import normal_kl
 from air.inference import InferenceNetwork, Renderer, stack_steps
@@ -123,7 +123,9 @@ class ResidualInference(InferenceNetwork):
             ValueError: without a renderer.
         """
         if renderer is None:
-            raise ValueError("this network has to see what the objects found look like: give a renderer.")
+            raise ValueError(
+                "this network has to see what the objects found look like: give a renderer."
+            )
         noise = self.noise(images, prior, num_samples, use_means)
         images = images.expand(num_samples, *images.shape)
         residual = images
@@ -159,7 +161,9 @@ class ResidualInference(InferenceNetwork):
         maps = saliency.flatten(0, -3).unsqueeze(1)
         is_peak = F.max_pool2d(maps, 3, stride=1, padding=1) == maps
         # Where there are fewer peaks than M, the rest are the highest of the other cells.
-        score = torch.where(is_peak & (maps > 0), maps + maps.amax(dim=(-2, -1), keepdim=True), maps).flatten(1)
+        score = torch.where(
+            is_peak & (maps > 0), maps + maps.amax(dim=(-2, -1), keepdim=True), maps
+        ).flatten(1)
         cells = score.topk(min(self.num_candidates, score.shape[1]), dim=1).indices
         pixels = torch.stack([cells % columns, cells // columns], dim=-1) + 0.5
         size = pixels.new_tensor([width, height])
