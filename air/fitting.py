@@ -83,7 +83,7 @@ def fit(
         raise ValueError(f"time_budget must be above 0 seconds, got {time_budget}.")
     say = log if log is not None else lambda line: None
     tensors = read_images(images) if are_paths(images) else as_images(images)
-    config, preparation, size = choose_config(
+    config, preparation, _ = choose_config(
         tensors,
         max_objects=max_objects,
         longest_side=longest_side,

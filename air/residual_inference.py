@@ -92,7 +92,7 @@ class ResidualInference(InferenceNetwork):
 
     @torch.no_grad()
     def _start_at_prior(self) -> None:
-        """Begin with q(z_what) at its prior, poses at the candidates and objects more likely than not.
+        """Begin with q(z_what) at its prior, poses at the candidates, objects rather than none.
 
         An object then costs its pose and little else, less than even a grey smudge gains. With the
         usual weights it costs more than it gains, and q(n) is at 0 within 100 steps.

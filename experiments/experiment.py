@@ -143,9 +143,9 @@ class AIRExperiment(boilr.VAEExperimentManager):
     def _make_model(self) -> AIRModel:
         complete_prior(self.args, self.dataloaders.splits)
         data_shape = tuple(self.dataloaders.data_shape)
-        if self.args.likelihood_sd is None:
-            self.args.likelihood_sd = f"{likelihood_sd(data_shape[0]):g}"
         config = make_config(self.args, data_shape, self.num_steps)
+        if self.args.likelihood_sd is None:
+            self.args.likelihood_sd = f"{config.likelihood_sd:g}"
         air = AIR(config)
         # The data is checked here, once, and not again at every step: uint8 images of one shape.
         for loader in (self.dataloaders.train, self.dataloaders.test):
@@ -291,6 +291,7 @@ def make_config(args: argparse.Namespace, data_shape: tuple[int, ...], num_steps
     """
     channels, height, width = data_shape
     mean, sd = _z_where_prior(args, (height, width))
+    pixel_sd = likelihood_sd(channels) if args.likelihood_sd is None else args.likelihood_sd
     return AIRConfig(
         canvas_size=(height, width),
         channels=channels,
@@ -303,7 +304,7 @@ def make_config(args: argparse.Namespace, data_shape: tuple[int, ...], num_steps
         learn_continue_prob=args.learn_continue_prob_from is not None,
         likelihood=args.likelihood,
         overlap=args.overlap,
-        likelihood_sd=parse_schedule(args.likelihood_sd)(num_steps),
+        likelihood_sd=parse_schedule(pixel_sd)(num_steps),
         continue_prob=parse_schedule(args.continue_prob)(num_steps),
         z_where_mean=mean,
         z_where_sd=sd,

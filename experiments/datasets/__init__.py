@@ -111,7 +111,6 @@ def _made_to_order(
     *,
     name: str | None = None,
     pixel_sum: int | None = None,
-    scale: tuple[float, float] | None = None,
 ) -> DatasetSpec:
     """Scenes that a configuration describes; under their own name, or another.
 
@@ -120,9 +119,8 @@ def _made_to_order(
         description: one line.
         name: default: the configuration's.
         pixel_sum: of all scenes, if it is known.
-        scale: prior mean and standard deviation of s; default: from the sprites' size.
     """
-    mean, sd = config.scale if scale is None else scale
+    mean, sd = config.scale
     return DatasetSpec(
         name=config.name if name is None else name,
         description=description,
@@ -201,7 +199,6 @@ DATASETS: dict[str, DatasetSpec] = {
             "train and held out share none",
             name="multi-mnist-small",
             pixel_sum=658_808_565,
-            scale=(4.5, 0.2),
         ),
         _made_to_order(
             dataclasses.replace(_DIGITS_OF_18, size=(9, 18)),

@@ -25,12 +25,13 @@ FLOAT = 4
 
 
 def arithmetic(config: AIRConfig, batch_size: int) -> dict[str, float]:
-    """Floating-point operations of a step with the paper's network by part, multiply and add counted as two.
+    """Floating-point operations of one training step by part, multiply and add counted as two.
 
-    One rollout of each image, the exact sum over counts. A layer costs the same forward, for its
-    weights' gradient and for its input's; the image needs no gradient. Bilinear sampling reads four
-    neighbours: 8 operations a pixel forward, 8 for the gradient of the pose, 8 for that of the
-    sampled image where it is wanted. Arithmetic on latents alone is left out.
+    With the paper's network. One rollout of each image, the exact sum over counts. A layer costs
+    the same forward, for its weights' gradient and for its input's; the image needs no gradient.
+    Bilinear sampling reads four neighbours: 8 operations a pixel forward, 8 for the gradient of
+    the pose, 8 for that of the sampled image where it is wanted. Arithmetic on latents alone is
+    left out.
     """
     channels, height, width = config.image_shape
     canvas = channels * height * width
