@@ -55,6 +55,9 @@ class ResidualInference(InferenceNetwork):
         **options: as for :class:`InferenceNetwork`.
     """
 
+    blur_rows: Tensor
+    blur_columns: Tensor
+
     draws_canvas = True
     window_size = 24
     """Height and width of a look's window in samples."""
@@ -99,13 +102,13 @@ class ResidualInference(InferenceNetwork):
         """
         self.pose.weight.mul_(0.1)
         self.pose.bias.zero_()
-        last = self.presence[-1]
-        last.weight.mul_(0.1)
-        last.bias.fill_(2.0)
-        last = self.encoder.mlp[-1]
-        last.weight.mul_(0.1)
-        last.bias.zero_()
-        last.bias[self.z_what_size :] = math.log(math.e - 1)  # softplus of it is 1
+        presence, what = self.presence[-1], self.encoder.mlp[-1]
+        assert isinstance(presence, Linear) and isinstance(what, Linear)
+        presence.weight.mul_(0.1)
+        presence.bias.fill_(2.0)
+        what.weight.mul_(0.1)
+        what.bias.zero_()
+        what.bias[self.z_what_size :] = math.log(math.e - 1)  # softplus of it is 1
 
     def forward(
         self,
@@ -165,7 +168,7 @@ class ResidualInference(InferenceNetwork):
             is_peak & (maps > 0), maps + maps.amax(dim=(-2, -1), keepdim=True), maps
         ).flatten(1)
         cells = score.topk(min(self.num_candidates, score.shape[1]), dim=1).indices
-        pixels = torch.stack([cells % columns, cells // columns], dim=-1) + 0.5
+        pixels = torch.stack([cells % columns, cells // columns], dim=-1).to(residual) + 0.5
         size = pixels.new_tensor([width, height])
         centres = pixels * (2 * self.stride) / size - 1
         return centres.unflatten(0, residual.shape[:-3])

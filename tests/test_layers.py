@@ -14,11 +14,11 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS = [
     {"types", "config", "functional", "distributions", "schedules", "visualization"},
     {"files", "images", "image_files", "object_size", "shifts", "spatial_transformer"},
-    {"collages", "networks", "preparation", "priors"},
+    {"networks", "preparation", "priors", "recipe"},
     {"detections", "generative", "inference", "elbo", "score_function", "weights"},
-    {"prediction"},
+    {"prediction", "residual_inference"},
     {"model"},
-    {"estimators", "evaluation", "checkpoint", "export", "guidance", "traces", "walks"},
+    {"estimators", "evaluation", "checkpoint", "export", "traces", "walks"},
     {"training"},
     {"fitting"},
 ]

@@ -6,12 +6,12 @@ import time
 
 import pytest
 import torch
+from air.collages import CollageMaker
+from air.guidance import _kl_of_scale, _missed
 from torch.distributions import Normal
 
-from air.collages import CollageMaker
 from air.config import AIRConfig
 from air.fitting import choose_config
-from air.guidance import _kl_of_scale, _missed
 from air.priors import Prior
 from air.training import (
     Pace,
