@@ -534,24 +534,26 @@ class AIR(nn.Module):
 
 def _make_inference(config: AIRConfig) -> InferenceNetwork:
     """The inference network that a model's settings ask for."""
-    shared: dict[str, Any] = {
-        "encoder": GlimpseEncoder(config.glimpse_shape, config.encoder_hidden, config.z_what_size),
+    sizes: dict[str, Any] = {
         "z_what_size": config.z_what_size,
         "glimpse_size": config.glimpse_size,
     }
+    encoder = (config.glimpse_shape, config.encoder_hidden, config.z_what_size)
     if config.inference == "residual":
         return ResidualInference(
             image_shape=config.image_shape,
             z_where_mean=config.z_where_mean,
             z_where_sd=config.z_where_sd,
             num_candidates=config.num_candidates,
-            **shared,
+            encoder=GlimpseEncoder(*encoder),
+            **sizes,
         )
     channels, height, width = config.image_shape
     return PaperInference(
         lstm=ImageLSTM(channels * height * width, 3 + config.z_what_size, config.lstm_size),
         predictor=StepPredictor(config.lstm_size, config.predictor_hidden),
-        **shared,
+        encoder=GlimpseEncoder(*encoder),
+        **sizes,
     )
 
 

@@ -320,16 +320,9 @@ def complete_prior(args: argparse.Namespace, splits: DataSplits | ShardedSplits)
     Raises:
         ValueError: if no object stands out from the background.
     """
-    if known_prior(args.dataset) is not None:
+    if known_prior(args.dataset) is not None or args.z_where_mean or args.object_size:
         return
     assert isinstance(splits, DataSplits)
-    height, width = splits.train.images.shape[-2:]
-    if (said := _said_mean(args, (height, width))) is not None:
-        if args.z_where_sd is not None:
-            return
-        place = position_sd(said[0])
-        args.z_where_sd = _to_text((LEAST_SCALE_SD, place, place))
-        return
     try:
         prior = estimate_prior(splits)
     except ValueError as error:
@@ -349,26 +342,23 @@ def _z_where_prior(
     args: argparse.Namespace, canvas: tuple[int, int]
 ) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
     """Mean and standard deviation: from the settings, else from the data set."""
-    mean, sd = _said_mean(args, canvas), None
+    known, mean = known_prior(args.dataset), None
+    if args.z_where_mean is not None:
+        mean = parse_three("z_where_mean", args.z_where_mean)
+    elif args.object_size is not None:
+        mean = scale_prior(canvas, args.object_size)["z_where_mean"]
     if args.z_where_sd is not None:
         sd = parse_three("z_where_sd", args.z_where_sd)
-    if mean is None or sd is None:
-        known = known_prior(args.dataset)
+    elif mean is not None:
+        place = position_sd(mean[0])
+        sd = (known.sd[0] if known else LEAST_SCALE_SD, place, place)
+    elif known is not None:
+        sd = known.sd
+    if mean is None:
         if known is None:
             raise ValueError(f"the settings of {args.dataset} lack z_where_mean and z_where_sd.")
-        mean, sd = mean or known.mean, sd or known.sd
+        mean = known.mean
     return mean, sd
-
-
-def _said_mean(
-    args: argparse.Namespace, canvas: tuple[int, int]
-) -> tuple[float, float, float] | None:
-    """The mean that the settings say, if they do."""
-    if args.z_where_mean is not None:
-        return parse_three("z_where_mean", args.z_where_mean)
-    if args.object_size is not None:
-        return scale_prior(canvas, args.object_size)["z_where_mean"]
-    return None
 
 
 def _to_text(three: tuple[float, float, float]) -> str:

@@ -54,7 +54,8 @@ def finding_model(images, seed=2, **changes):
     paper = model.config.inference == "paper"
     head = inference.predictor.mlp[-1] if paper else inference.presence[-1]
     with torch.no_grad():
-        head.weight[0].mul_(40.0)
+        logits = unroll(model, model.as_input(images), use_means=True).continue_logits
+        head.weight[0].mul_(3 / logits[0].std())
         rollout = unroll(model, model.as_input(images), use_means=True)
         head.bias[0] -= rollout.continue_logits[0].median()
     return model

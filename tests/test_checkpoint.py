@@ -28,7 +28,7 @@ def test_round_trip(saved):
 
 def test_nothing_is_overwritten_unasked(saved):
     _, folder = saved
-    other = small_model(seed=9, likelihood="bernoulli")
+    other = small_model(seed=9, inference="paper", likelihood="bernoulli")
     with pytest.raises(FileExistsError, match="overwrite=True"):
         save_pretrained(other, folder)
     save_pretrained(other, folder, overwrite=True)

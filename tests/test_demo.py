@@ -30,7 +30,9 @@ def seeing_model(**changes):
     """A small model that mostly finds one object or two."""
     model = small_model(**changes)
     with torch.no_grad():
-        model.inference.predictor.mlp[-1].bias[0] = 1.0
+        inference = model.inference
+        paper = model.config.inference == "paper"
+        (inference.predictor.mlp if paper else inference.presence)[-1].bias[0] = 1.0
     return model.eval()
 
 

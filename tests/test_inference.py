@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import pytest
@@ -39,7 +40,9 @@ def test_later_steps_see_earlier_latents_and_not_the_reverse(inference):
     result = unroll(small_model(inference=inference), small_images(), num_samples=2)
     logits = result.continue_logits
     torch.testing.assert_close(logits[0, :, 0], logits[1, :, 0])
-    assert (logits[0, :, 1] != logits[1, :, 1]).all()
+    changed = logits[0, :, 1] != logits[1, :, 1]
+    # The residual network sees only what lies near: the first object may be far from the second.
+    assert changed.all() if inference == "paper" else changed.any()
 
 
 @both
@@ -117,10 +120,29 @@ def test_a_later_step_cannot_change_an_earlier_one(inference):
     torch.testing.assert_close(results[0].continue_logits, results[1].continue_logits[:, :, :2])
 
 
+def hold_choices(model):
+    """Let each step choose what it chose the first time."""
+    network, kept, calls = model.inference, [], itertools.count()
+    choose = network.choose
+
+    def held(*args):
+        step = next(calls) % model.max_objects
+        if step == len(kept):
+            kept.append(choose(*args))
+        return kept[step]
+
+    network.choose = held
+
+
 @both
 def test_gradient_of_the_bound_is_that_of_finite_differences(inference):
-    """By every parameter, of the decoder too: q depends on it through the canvas seen."""
+    """By every parameter, of the decoder too: q may depend on it through the canvas seen.
+
+    The choice of a candidate is held: through it there is no gradient.
+    """
     model = small_model(inference=inference, dtype=torch.float64)
+    if inference == "residual":
+        hold_choices(model)
     images = small_images(3, dtype=torch.float64)
 
     def loss():

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from air.elbo import count_tensors, elbo_parts, log_weights
 from air.evaluation import evaluate
 from air.shifts import move_back, move_images, shift_grid
-from tests.small import CONFIG, INFERENCE, small_images, small_model
+from tests.small import CONFIG, INFERENCE, small_images, small_model, unroll
 from tests.test_elbo import linear_model
 
 SHIFTS = torch.tensor([[0, 0], [2, 0], [0, -3], [-1, 4], [20, 0]])
@@ -150,7 +150,7 @@ def _elbo_at_means(model, images, shift):
     """By hand: the deterministic rollout's counts against the image itself."""
     each, prior = shift.expand(len(images), 2), model.prior()
     with torch.no_grad():
-        rollout = model.inference(move_images(images, each), prior.z_where, use_means=True)
+        rollout = unroll(model, move_images(images, each), use_means=True)
         rollout = move_back(rollout, each, CONFIG.canvas_size)
         objects = model.generative.render(rollout.z_where, rollout.z_what)
         likelihood = model.generative.log_likelihood(images, objects)
