@@ -103,7 +103,8 @@ class ResidualInference(InferenceNetwork):
         self.pose.weight.mul_(0.1)
         self.pose.bias.zero_()
         presence, what = self.presence[-1], self.encoder.mlp[-1]
-        assert isinstance(presence, Linear) and isinstance(what, Linear)
+        assert isinstance(presence, Linear)
+        assert isinstance(what, Linear)
         presence.weight.mul_(0.1)
         presence.bias.fill_(2.0)
         what.weight.mul_(0.1)

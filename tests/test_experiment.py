@@ -10,8 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
+from air import AIRConfig
+from air.recipe import recipe_for
+from air.schedules import parse_schedule
 from experiments.boilr_model import checkpoint_steps
-from experiments.experiment import AIRExperiment
+from experiments.experiment import AIRExperiment, make_config
 from experiments.objective import METRICS
 
 CPU = torch.device("cpu")

@@ -48,9 +48,7 @@ def test_a_run_ends_with_a_learning_rate_of_nearly_zero():
     assert model is training.model
     assert not model.training
     assert training.optimizer.param_groups[0]["lr"] < 1e-4
-    assert [line.split(" %")[0].strip() for line in lines[-2:]] == ["91", "100"] or lines[
-        -1
-    ].startswith("100 %, step 12")
+    assert lines[-1].startswith("100 %, step 12, ")
 
 
 def test_a_bound_that_is_not_finite_ends_it():
