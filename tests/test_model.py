@@ -184,6 +184,7 @@ BAD_CONFIGS = [
     ({"overlap": "max"}, "unknown overlap 'max'. Expected one of: sum, union"),
     ({"canvas_size": (50, 1)}, "canvas_size"),
     ({"canvas_size": 50}, "canvas_size must be of type"),
+    ({"canvas_size": (50, 2001)}, "canvas_size must be at most"),
     ({"glimpse_size": (28, 28, 1)}, "glimpse_size"),
     ({"channels": 2}, "channels"),
     ({"max_objects": 0}, "max_objects"),

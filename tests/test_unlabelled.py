@@ -119,12 +119,16 @@ def test_flags_win_over_the_data_sets_own_prior(make_args):
     from experiments.experiment import make_config
 
     shape = (1, 50, 50)
-    assert make_config(make_args(), shape, 1).z_where_mean == (3.0, 0.0, 0.0)
-    said = make_config(make_args(object_size=10.0), shape, 1)
+    assert make_config(make_args(continue_prob="0.01"), shape, 1).z_where_mean == (3.0, 0.0, 0.0)
+    said = make_config(make_args(continue_prob="0.01", object_size=10.0), shape, 1)
     assert (said.z_where_mean, said.z_where_sd) == ((4.55, 0.0, 0.0), (0.2, 2.05, 2.05))
-    said = make_config(make_args(z_where_mean="4,0,0.5", z_where_sd="1,2,3"), shape, 1)
+    said = make_config(
+        make_args(continue_prob="0.01", z_where_mean="4,0,0.5", z_where_sd="1,2,3"), shape, 1
+    )
     assert (said.z_where_mean, said.z_where_sd) == ((4.0, 0.0, 0.5), (1.0, 2.0, 3.0))
-    small = make_config(make_args(dataset="multi-mnist-small"), (1, 64, 64), 1)
+    small = make_config(
+        make_args(continue_prob="0.01", dataset="multi-mnist-small"), (1, 64, 64), 1
+    )
     assert small.z_where_mean == (4.49, 0.0, 0.0)
 
 
