@@ -20,7 +20,7 @@ from experiments.benchmarks.estimators.gradients import (
     measure_cost,
     train_baseline,
 )
-from experiments.benchmarks.estimators.variants import VARIANTS, find_variants
+from experiments.benchmarks.estimators.variants import PAPER, VARIANTS, find_variants
 from experiments.benchmarks.estimators.weights import loaded_weights, trained_weights
 from experiments.benchmarks.record_files import read_finished, record_path, write_record
 from experiments.experiment import AIRExperiment
@@ -323,7 +323,7 @@ def test_a_curve_is_that_of_the_trainer(arguments, tmp_path, make_args):
     assert main(arguments("curves", *CURVES, "--estimators", "enumerate", "--seeds", "1")) == 0
     (record,) = records(tmp_path, "curves").values()
     changes = {"max_steps": 10, "test_log_every": 4, "checkpoint_every": 4, "train_log_every": 4}
-    plain = {"seed": 1, "z_what_size": 50, "test_batch_size": 500, "dry_run": True}
+    plain = {"seed": 1, "z_what_size": 50, "test_batch_size": 500, "dry_run": True, **PAPER}
     metrics = Trainer(AIRExperiment(make_args(**changes, **plain))).run()
     assert record["curve"][-1]["elbo"] == metrics["elbo"]
 

@@ -20,6 +20,7 @@ output/<run>. Labels are never used to train, only to measure."""
 EVERYDAY = (
     "--dataset",
     "--estimator",
+    "--inference",
     "--max-objects",
     "--continue-prob",
     "--run-name",
