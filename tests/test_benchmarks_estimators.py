@@ -27,7 +27,7 @@ from experiments.experiment import AIRExperiment
 from experiments.trainer import Trainer
 from tests.small import CONFIG, small_images, small_model
 
-GROUPS = ["inference.lstm", "inference.predictor", "inference.encoder", "generative.decoder"]
+GROUPS = ["inference.encoder", "inference.lstm", "inference.predictor", "generative.decoder"]
 
 
 class Signed(Estimator):

@@ -64,9 +64,8 @@ def test_damaged_weights(saved, keep):
 def test_weights_of_another_model(saved):
     _, folder = saved
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(
-        json.dumps(config | {"z_what_size": 9, "encoder_hidden": [8]})
-    )
+    other = {"z_what_size": 9, "encoder_hidden": [8], "decoder_hidden": [8]}
+    (folder / "config.json").write_text(json.dumps(config | other))
     with pytest.raises(ValueError, match=r"of another shape are .* and others"):
         from_pretrained(folder)
 

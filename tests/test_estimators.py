@@ -329,7 +329,8 @@ def test_nvil_is_reinforce_while_its_statistics_are_neutral(model, images):
     scaled = gradient(same_draw(nvil, output, model, images), model)
     part = "predictor" if model.config.inference == "paper" else "presence"
     assert not torch.allclose(scaled[f"inference.{part}"], plain[f"inference.{part}"])
-    torch.testing.assert_close(scaled["generative.decoder"], plain["generative.decoder"])
+    if model.config.inference == "paper":  # the other's q(n) sees what the decoder draws
+        torch.testing.assert_close(scaled["generative.decoder"], plain["generative.decoder"])
 
 
 def test_nvil_divides_all_of_the_counts_gradient(model, images):
