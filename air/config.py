@@ -17,6 +17,8 @@ InferenceKind = Literal["residual", "paper"]
 _MOST_OBJECTS = 1000
 _MOST_CANDIDATES = 1000
 _MOST_LAYERS = 100
+_MOST_PIXELS = 2000
+"""Along a side of the canvas: the residual network's weights do not show its size."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +89,10 @@ class AIRConfig:
         for name in ("canvas_size", "glimpse_size"):
             if min(getattr(self, name)) < 2:
                 raise ValueError(f"{name} must be at least (2, 2), got {getattr(self, name)}.")
+        if max(self.canvas_size) > _MOST_PIXELS:
+            raise ValueError(
+                f"canvas_size must be at most {(_MOST_PIXELS,) * 2}, got {self.canvas_size}."
+            )
         if self.channels not in (1, 3):
             raise ValueError(f"channels must be 1 (grey) or 3 (RGB), got {self.channels}.")
         for name in (

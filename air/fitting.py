@@ -13,14 +13,11 @@ from torch import Tensor
 from air.config import AIRConfig
 from air.images import Pictures, Preparation, describe_images, training_canvases
 from air.model import AIR
-from air.object_size import ObjectSize
+from air.object_size import ObjectSize, scale_prior
 from air.recipe import likelihood_sd
 from air.training import Training
 
 __all__ = ["choose_config", "fit", "print_line"]
-
-_MARGIN = 1.1
-"""Box of an object over the box of what is bright of it: 3 for 15 px in 50, 4.5 for 13 in 64."""
 
 
 def print_line(line: str) -> None:
@@ -84,7 +81,7 @@ def fit(
         raise ValueError(f"time_budget must be above 0 seconds, got {time_budget}.")
     say = log if log is not None else lambda line: None
     pictures = Pictures(images, skip_damaged=True)
-    config, preparation, size = choose_config(
+    config, preparation, _ = choose_config(
         pictures,
         max_objects=max_objects,
         longest_side=longest_side,
@@ -145,11 +142,8 @@ def choose_config(
 ) -> tuple[AIRConfig, Preparation, ObjectSize]:
     """The settings that :func:`fit` takes from images.
 
-    With the canvas' shorter side H, objects of size d and spread e (on the canvas), the prior of
-    the scale has its mean at H / (1.1 (d + e)) and a fifteenth of that as its standard deviation:
-    every object has about the room of a large one, and none has room for two. (At a scale
-    of their own, AIR reads two small objects as a large one.) Positions have the standard
-    deviation of a uniform distribution over where such an object fits.
+    The prior of scale and place is that of :func:`air.object_size.scale_prior`; a glimpse has
+    some more pixels than a large object.
 
     Args:
         images: what :class:`air.images.Pictures` takes.
@@ -193,23 +187,13 @@ def choose_config(
     )
     for doubt in found.doubts:
         say(f"doubt: {doubt}")
-    fields = scale_prior(size, config.canvas_size) | {
+    fields = scale_prior(config.canvas_size, size.size, size.spread) | {
         "max_objects": max_objects,
         "glimpse_size": (_glimpse_side(size),) * 2,
         "likelihood_sd": likelihood_sd(config.channels),
     }
     config = dataclasses.replace(config, **(fields | settings))
     return config, preparation, size
-
-
-def scale_prior(size: ObjectSize, canvas_size: tuple[int, int]) -> dict[str, Any]:
-    """``z_where_mean`` and ``z_where_sd`` for objects of a size; see :func:`choose_config`."""
-    mean = max(min(canvas_size) / (_MARGIN * (size.size + size.spread)), 1.0)
-    position_sd = max((mean - 1) / math.sqrt(3), 1.0)
-    return {
-        "z_where_mean": (round(mean, 3), 0.0, 0.0),
-        "z_where_sd": (round(mean / 15, 3), round(position_sd, 3), round(position_sd, 3)),
-    }
 
 
 def _glimpse_side(size: ObjectSize) -> int:

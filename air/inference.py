@@ -184,7 +184,7 @@ class PaperInference(InferenceNetwork):
         renderer: Renderer | None = None,
     ) -> Rollout:
         """Unroll all T steps, see :meth:`InferenceNetwork.forward`."""
-        projection = self.lstm.project(images.flatten(1)).expand(num_samples, len(images), -1)
+        projection = self.lstm.project(images.flatten(1)).expand(num_samples, images.shape[0], -1)
         noise = self.noise(images, prior, num_samples, use_means)
         images = images.expand(num_samples, *images.shape)
         state = latents = None

@@ -221,7 +221,8 @@ class AIR(nn.Module):
         self,
         images: Any,
         *,
-        max_shift: int | None = None,
+        max_objects: int | None = None,
+        max_shift: int = 0,
         batch_size: int = 100,
         tight_boxes: bool = True,
         on_batch: Callable[[int], object] | None = None,
@@ -236,10 +237,10 @@ class AIR(nn.Module):
         Args:
             images: what :class:`air.images.Pictures` takes: a folder, files, patterns, arrays,
                 tensors, Pillow's images, a data set or a loader. Each page of a stack is an image.
+            max_objects: T; default: the model's own. May be higher than in training.
             max_shift: each image is read from 25 views, moved by up to so many pixels of the
                 canvas, and the reading of the highest ELBO is kept (:mod:`air.shifts`): fewer
-                errors, 26 times the work. Default: an eighth of the canvas' shorter side. 0: one
-                view.
+                errors, 26 times the work. 0: one view.
             batch_size: how many images are in work at a time; bounds the memory. Files are read
                 when it is their turn, and not kept.
             tight_boxes: boxes around what each object lights; else the boxes of
@@ -256,12 +257,14 @@ class AIR(nn.Module):
             UserWarning: of images that differ from those the model was trained on.
 
         Raises:
-            ValueError: if something is no image, or ``max_shift`` is negative.
+            ValueError: if something is no image, ``max_objects`` is below 1 or ``max_shift``
+                negative.
             FileNotFoundError: if a file or folder does not exist.
         """
         return predict(
             self,
             images,
+            max_objects=max_objects,
             max_shift=max_shift,
             batch_size=batch_size,
             tight_boxes=tight_boxes,
@@ -542,25 +545,27 @@ class AIR(nn.Module):
 
 def _make_inference(config: AIRConfig) -> InferenceNetwork:
     """The inference network that a model's settings ask for."""
-    shared: dict[str, Any] = {
-        "encoder": GlimpseEncoder(config.glimpse_shape, config.encoder_hidden, config.z_what_size),
+    sizes: dict[str, Any] = {
         "z_what_size": config.z_what_size,
         "glimpse_size": config.glimpse_size,
     }
+    encoder = (config.glimpse_shape, config.encoder_hidden, config.z_what_size)
     if config.inference == "residual":
         return ResidualInference(
             image_shape=config.image_shape,
             z_where_mean=config.z_where_mean,
             z_where_sd=config.z_where_sd,
             num_candidates=config.num_candidates,
+            encoder=GlimpseEncoder(*encoder),
             train_candidates=config.train_candidates,
-            **shared,
+            **sizes,
         )
     channels, height, width = config.image_shape
     return PaperInference(
         lstm=ImageLSTM(channels * height * width, 3 + config.z_what_size, config.lstm_size),
         predictor=StepPredictor(config.lstm_size, config.predictor_hidden),
-        **shared,
+        encoder=GlimpseEncoder(*encoder),
+        **sizes,
     )
 
 

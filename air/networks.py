@@ -182,7 +182,7 @@ class ImageLSTM(nn.Module):
     :meth:`project` once an image, and handed to every step.
 
     Args:
-        image_features: size of the flattened image, or of its embedding.
+        image_features: size of the flattened image.
         latent_size: size of the latents of one step.
         hidden_size: size of the hidden state.
     """

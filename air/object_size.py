@@ -1,11 +1,19 @@
-"""How large are the objects? Estimated from the images alone, by their connected regions."""
+"""How large are the objects? Estimated from the images alone, by their connected regions.
 
+And what follows from it: the prior of their scale and place, the one thing of the settings that
+depends on the data.
+"""
+
+import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 __all__ = [
+    "LEAST_SCALE_SD",
+    "MARGIN",
     "ObjectSize",
     "Regions",
     "connected_regions",
@@ -13,8 +21,15 @@ __all__ = [
     "estimate_object_size",
     "find_regions",
     "picture_regions",
+    "position_sd",
+    "scale_prior",
     "size_of_sides",
 ]
+
+MARGIN = 1.1
+"""Box of an object over the box of what is bright of it: 3 for 15 px in 50, 4.5 for 13 in 64."""
+LEAST_SCALE_SD = 0.2
+"""Prior standard deviation of s that works where all objects are of about one size."""
 
 _LEAST_PIXELS = 4
 """A region of fewer is noise."""
@@ -213,3 +228,39 @@ def _otsu_threshold(grey: Tensor, bins: int = 256) -> float:
     between = below * above * (mass / below - (mass[-1] - mass) / above).square()
     best = between.nan_to_num(nan=-1.0).argmax()
     return (int(best) + 1) / bins
+
+
+def scale_prior(canvas_size: tuple[int, int], size: float, spread: float = 0.0) -> dict[str, Any]:
+    r"""``z_where_mean`` and ``z_where_sd`` for objects of a size.
+
+    An object whose pose has the scale s covers canvas / s pixels, and should have room for itself
+    and a little around it:
+
+    .. math:: s = H / (1.1 d)
+
+    with H the canvas' shorter side and d the longer side of a typical object. The standard
+    deviation of s is what the spread of the sizes makes of it, at least 0.2, at most a third of s.
+
+    Args:
+        canvas_size: height and width in pixels.
+        size: longer side of a typical object in pixels.
+        spread: its standard deviation in pixels.
+
+    Raises:
+        ValueError: if the size is not above 0.
+    """
+    if not size > 0:
+        raise ValueError(f"an object's size must be above 0 pixels, got {size}.")
+    mean = max(min(canvas_size) / (MARGIN * size), 1.0)
+    sd = max(LEAST_SCALE_SD, min(mean * spread / size, mean / 3))
+    place = position_sd(mean)
+    return {"z_where_mean": (round(mean, 2), 0.0, 0.0), "z_where_sd": (round(sd, 2), place, place)}
+
+
+def position_sd(scale: float) -> float:
+    r"""Prior standard deviation of x and y for objects of a scale s.
+
+    An object lies inside the canvas where x and y are within s - 1 of 0. The standard deviation is
+    that of a uniform distribution over these places, :math:`(s - 1) / \sqrt 3`, but at least 1.
+    """
+    return round(max((scale - 1) / math.sqrt(3), 1.0), 2)

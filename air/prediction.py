@@ -48,7 +48,12 @@ class Model(Protocol):
     @property
     def device(self) -> torch.device: ...  # noqa: D102
     def infer(  # noqa: D102
-        self, images: Tensor, *, shifts: Tensor | None = None, batch_size: int = 500
+        self,
+        images: Tensor,
+        *,
+        max_objects: int | None = None,
+        shifts: Tensor | None = None,
+        batch_size: int = 500,
     ) -> Inference: ...
 
 
@@ -56,7 +61,8 @@ def predict(
     model: Model,
     images: Any,
     *,
-    max_shift: int | None = None,
+    max_objects: int | None = None,
+    max_shift: int = 0,
     batch_size: int = 100,
     tight_boxes: bool = True,
     on_batch: Callable[[int], object] | None = None,
@@ -80,12 +86,12 @@ def predict(
     for picture in pictures:
         waiting.append(_prepare(picture, model))
         if sum(len(each.corners) for each in waiting) >= batch_size:
-            detections += _read(waiting, model, views, batch_size, tight_boxes)
+            detections += _read(waiting, model, max_objects, views, batch_size, tight_boxes)
             if on_batch is not None:
                 on_batch(len(waiting))
             waiting = []
     if waiting:
-        detections += _read(waiting, model, views, batch_size, tight_boxes)
+        detections += _read(waiting, model, max_objects, views, batch_size, tight_boxes)
         if on_batch is not None:
             on_batch(len(waiting))
     if not detections and not pictures.skipped:
@@ -157,6 +163,7 @@ def _prepare(picture: Picture, model: Model) -> _Prepared:
 def _read(
     waiting: Sequence[_Prepared],
     model: Model,
+    max_objects: int | None,
     views: Tensor | None,
     batch_size: int,
     tight_boxes: bool,
@@ -172,7 +179,12 @@ def _read(
                 for whole, (top, left) in places[start : start + batch_size]
             ]
         )
-        reading = model.infer(canvases.to(model.device), shifts=views, batch_size=batch_size)
+        reading = model.infer(
+            canvases.to(model.device),
+            max_objects=max_objects,
+            shifts=views,
+            batch_size=batch_size,
+        )
         seen += _split(reading, model.config, tight_boxes)
     found, start = [], 0
     for each in waiting:

@@ -6,6 +6,7 @@ What comes from the data is the size of the objects (the prior of their scale) a
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 from air.config import AIRConfig
 from air.schedules import Chain, Exponential, Schedule
@@ -61,13 +62,15 @@ def recipe_for(config: AIRConfig, num_steps: int) -> Recipe:
     points = continue_prob_points(config, num_steps)
     ramps = tuple(
         Exponential(value, following, until - since)
-        for (value, since), (following, until) in zip(points, points[1:], strict=False)
+        for (value, since), (following, until) in pairwise(points)
     )
     rate = 1e-3 if config.inference == "paper" else 2e-3
     return Recipe(learning_rate=rate, continue_prob=Chain(ramps))
 
 
 def likelihood_sd(channels: int) -> float:
-    """Standard deviation of a pixel: 0.3 in grey, as the paper's; an error in all channels counts
-    once, not three times."""
+    """Standard deviation of a pixel: 0.3 in grey, 0.52 in RGB.
+
+    So an error in all three channels counts once, not three times.
+    """
     return round(0.3 * math.sqrt(channels), 3)

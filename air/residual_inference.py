@@ -31,7 +31,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from air.distributions import normal_kl
 from air.inference import InferenceNetwork, Renderer, stack_steps
@@ -55,6 +55,9 @@ class ResidualInference(InferenceNetwork):
         features: size of what a look sees.
         **options: as for :class:`InferenceNetwork`.
     """
+
+    blur_rows: Tensor
+    blur_columns: Tensor
 
     draws_canvas = True
     window_size = 24
@@ -99,20 +102,21 @@ class ResidualInference(InferenceNetwork):
 
     @torch.no_grad()
     def _start_at_prior(self) -> None:
-        """Begin with q(z_what) at its prior, poses at the candidates and objects more likely than not.
+        """Begin with q(z_what) at its prior, poses at the candidates, objects rather than none.
 
         An object then costs its pose and little else, less than even a grey smudge gains. With the
         usual weights it costs more than it gains, and q(n) is at 0 within 100 steps.
         """
         self.pose.weight.mul_(0.1)
         self.pose.bias.zero_()
-        last = self.presence[-1]
-        last.weight.mul_(0.1)
-        last.bias.fill_(2.0)
-        last = self.encoder.mlp[-1]
-        last.weight.mul_(0.1)
-        last.bias.zero_()
-        last.bias[self.z_what_size :] = math.log(math.e - 1)  # softplus of it is 1
+        presence, what = self.presence[-1], self.encoder.mlp[-1]
+        assert isinstance(presence, Linear)
+        assert isinstance(what, Linear)
+        presence.weight.mul_(0.1)
+        presence.bias.fill_(2.0)
+        what.weight.mul_(0.1)
+        what.bias.zero_()
+        what.bias[self.z_what_size :] = math.log(math.e - 1)  # softplus of it is 1
 
     def forward(
         self,
@@ -130,7 +134,9 @@ class ResidualInference(InferenceNetwork):
             ValueError: without a renderer.
         """
         if renderer is None:
-            raise ValueError("this network has to see what the objects found look like: give a renderer.")
+            raise ValueError(
+                "this network has to see what the objects found look like: give a renderer."
+            )
         noise = self.noise(images, prior, num_samples, use_means)
         images = images.expand(num_samples, *images.shape)
         residual = images
@@ -182,7 +188,7 @@ class ResidualInference(InferenceNetwork):
         wanted = self.train_candidates if self.training else self.num_candidates
         number = min(-(-wanted // num_sizes), rows * columns)
         cells = score.topk(number, dim=1).indices.view(-1, num_sizes, number)
-        pixels = torch.stack([cells % columns, cells // columns], dim=-1) + 0.5
+        pixels = torch.stack([cells % columns, cells // columns], dim=-1).to(residual) + 0.5
         centres = pixels * (2 * self.stride) / pixels.new_tensor([width, height]) - 1
         scales = centres.new_tensor(self.scales)[:, None, None].expand(*centres.shape[:-1], 1)
         places = torch.cat([scales, centres], dim=-1).flatten(1, 2)

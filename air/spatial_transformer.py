@@ -143,7 +143,7 @@ def _read_points(images: Tensor, z_where: Tensor, size: tuple[int, int]) -> Tens
 
 
 def _sampling_grid(z_where: Tensor, size: tuple[int, int]) -> Tensor:
-    """Where in an image each pixel of a glimpse is read, ``(x, y)`` in [-1, 1]: ``(N, h, w, 2)``."""
+    """Where each pixel of a glimpse is read, ``(x, y)`` in [-1, 1]: ``(N, h, w, 2)``."""
     height, width = size
     s, x, y = z_where.reshape(-1, 3).split(1, dim=-1)
     columns = ((_pixel_centres(width, s) - x) / s).unsqueeze(-2).expand(-1, height, width)

@@ -50,13 +50,8 @@ def trace_steps(model: AIR, images: Tensor) -> StepTrace:
         ValueError: if the images do not fit the model.
     """
     images = model.as_input(images)
-    sees_canvas = model.config.step_input != "image"
-    rollout = model.inference(
-        images,
-        model.prior().z_where,
-        use_means=True,
-        add_object=Canvas(model.generative).add if sees_canvas else None,
-    )
+    renderer = Canvas(model.generative)
+    rollout = model.inference(images, model.prior(), renderer=renderer, use_means=True)
     z_where, z_what = rollout.z_where[0], rollout.z_what[0]
     logits = rollout.continue_logits[0]
     objects = model.generative.render(z_where, z_what)

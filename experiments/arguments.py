@@ -5,6 +5,7 @@ import math
 
 from air import AIRConfig
 from air.estimators import ESTIMATORS
+from air.recipe import continue_prob_points, recipe_for
 from air.schedules import Constant, parse_schedule
 from experiments.datasets.sources import check_dataset, describe_names
 from experiments.guard import parse_on_nan
@@ -12,10 +13,6 @@ from experiments.objective import PRECISIONS
 
 _MOST = {"num_samples": 10_000, "loglikelihood_samples": 100_000, "test_batch_size": 100_000}
 """What the size of a checkpoint does not bound, but the memory."""
-
-CONTINUE_PROB = "exponential:1e-5:0.01:1500"
-"""Sparse at first: one object costs so much that none is explained by two, a habit that takes
-many thousand steps to unlearn. Then raised to what the data asks for."""
 
 
 def add_own_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,16 +32,6 @@ def add_own_arguments(parser: argparse.ArgumentParser) -> None:
         default=False,
         help="move the content of each training scene to a random place where it fits (black "
         "backgrounds only)",
-    )
-    data.add_argument(
-        "--collages",
-        metavar="STEPS",
-        type=int,
-        default=0,
-        help="before the first step, learn for so many steps from collages: scenes made of the "
-        "connected regions of the training images, whose counts and places are known without a "
-        "label (black backgrounds only; nothing is saved before they are done; default: "
-        "%(default)s)",
     )
     model = parser.add_argument_group("model and objective")
     model.add_argument(
@@ -67,6 +54,20 @@ def add_own_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=defaults.max_objects,
         help="most objects that can be found (default: %(default)s)",
+    )
+    model.add_argument(
+        "--inference",
+        metavar="NETWORK",
+        default=defaults.inference,
+        help="residual, which looks where the image is not explained yet, or paper, an LSTM over "
+        "all pixels (default: %(default)s)",
+    )
+    model.add_argument(
+        "--num-candidates",
+        metavar="M",
+        type=int,
+        default=defaults.num_candidates,
+        help="places that the residual network compares at each step (default: %(default)s)",
     )
     model.add_argument(
         "--z-what-size",
@@ -94,14 +95,6 @@ def add_own_arguments(parser: argparse.ArgumentParser) -> None:
         help="prior standard deviations of an object's scale and place "
         "(default: what the data set comes with, or estimated, else 0.2,1,1)",
     )
-    model.add_argument(
-        "--image-channels",
-        metavar="SIZES",
-        default=",".join(map(str, defaults.image_channels)) or "none",
-        help="channels of convolutions of stride 2 between the image and the LSTM, such as "
-        "16,32,64: with --collages they count objects that overlap far better (default: "
-        "%(default)s, as in the paper)",
-    )
     for half in ("encoder", "decoder"):
         model.add_argument(
             f"--{half}-hidden",
@@ -109,14 +102,6 @@ def add_own_arguments(parser: argparse.ArgumentParser) -> None:
             default=",".join(map(str, getattr(defaults, f"{half}_hidden"))),
             help=f"hidden layers of the glimpse {half}, separated by commas (default: %(default)s)",
         )
-    model.add_argument(
-        "--step-input",
-        metavar="WHAT",
-        default=defaults.step_input,
-        help="what the LSTM sees at each step: image (AIR); difference, what the objects found so "
-        "far do not explain of it (DAIR); or difference-only, without memory of the steps before "
-        "(default: %(default)s)",
-    )
     model.add_argument(
         "--likelihood",
         metavar="NAME",
@@ -133,16 +118,15 @@ def add_own_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument(
         "--likelihood-sd",
         metavar="SD",
-        default=str(defaults.likelihood_sd),
-        help="standard deviation of a pixel: a number or a schedule (default: %(default)s)",
+        help="standard deviation of a pixel: a number or a schedule (default: 0.3 in grey, 0.52 "
+        "in RGB)",
     )
     model.add_argument(
         "--continue-prob",
         metavar="P",
-        default=CONTINUE_PROB,
         help="prior probability of one more object: a number, or a schedule "
         "KIND:START:END:STEPS or KIND:VALUE@0,VALUE@STEP,... with KIND linear, exponential or "
-        "cosine (default: %(default)s)",
+        "cosine (default: what air.recipe says for the network and --max-steps)",
     )
     model.add_argument(
         "--learn-continue-prob-from",
@@ -288,17 +272,13 @@ def check_arguments(args: argparse.Namespace) -> None:
     if args.resume and args.dry_run:
         raise ValueError("--dry-run saves nothing, so it cannot go with --resume.")
     parse_on_nan(args.on_nan)
-    for sizes in ("image_channels", "encoder_hidden", "decoder_hidden"):
+    for sizes in ("encoder_hidden", "decoder_hidden"):
         parse_sizes(getattr(args, sizes))
     for name, most in _MOST.items():
         if getattr(args, name) > most:
             raise ValueError(f"{name} must be at most {most}, got {getattr(args, name)}.")
     if args.num_seeds > 1:
         _check_together(args)
-    if args.collages < 0:
-        raise ValueError(f"collages must be at least 0 steps, got {args.collages}.")
-    if args.collages and args.dataset.startswith("shards:"):
-        raise ValueError("--collages needs images in memory: it does not work with shards.")
     check_dataset(args.dataset)
     if args.estimator not in ESTIMATORS:
         raise ValueError(
@@ -309,7 +289,12 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise ValueError(
             f"unknown precision {args.precision!r}. Expected one of: {', '.join(PRECISIONS)}."
         )
-    AIRConfig(likelihood=args.likelihood, overlap=args.overlap, step_input=args.step_input)
+    AIRConfig(
+        likelihood=args.likelihood,
+        overlap=args.overlap,
+        inference=args.inference,
+        num_candidates=args.num_candidates,
+    )
     for name in ("lr", "baseline_lr"):
         if not getattr(args, name) > 0:
             raise ValueError(f"{name} must be above 0, got {getattr(args, name)}.")
@@ -334,6 +319,8 @@ def check_arguments(args: argparse.Namespace) -> None:
                 "--continue-prob must stay between 0 and 1, both excluded, "
                 f"got {continue_prob(step)} at step {step}."
             )
+    if args.likelihood_sd is None:
+        return
     likelihood_sd = parse_schedule(args.likelihood_sd)
     for step in (0, args.max_steps):
         if not 0 < likelihood_sd(step) < math.inf:
@@ -346,18 +333,34 @@ def check_arguments(args: argparse.Namespace) -> None:
         )
 
 
+def complete_recipe(args: argparse.Namespace) -> None:
+    """Set --lr and --continue-prob where they are not given: as the recipe has them.
+
+    Plain values: whoever reads the settings of a run need not know the recipe.
+
+    Raises:
+        ValueError: if there is no such inference network.
+    """
+    config = AIRConfig(inference=args.inference)
+    if args.lr is None:
+        args.lr = recipe_for(config, args.max_steps).learning_rate
+    if args.continue_prob is None:
+        points = continue_prob_points(config, args.max_steps)
+        args.continue_prob = "exponential:" + ",".join(
+            f"{value:g}@{step}" for value, step in points
+        )
+
+
 def _check_together(args: argparse.Namespace) -> None:
     """Refuse what does not work for seeds that train together, before it is silently left out."""
     for flag, given in (
         ("--compile", args.compile),
         ("--resume", args.resume),
         ("--on-nan skip:N", args.on_nan != "stop"),
-        ("--collages", args.collages),
         ("a data set of shards", args.dataset.startswith("shards:")),
     ):
         if given:
-            hint = " (--collages 0, where the data set brings it)" if flag == "--collages" else ""
-            raise ValueError(f"{flag} does not work with --num-seeds. Leave one of them out{hint}.")
+            raise ValueError(f"{flag} does not work with --num-seeds. Leave one of them out.")
 
 
 def complete_help(group: argparse._ArgumentGroup) -> None:
@@ -369,5 +372,7 @@ def complete_help(group: argparse._ArgumentGroup) -> None:
                 "continue this run ('latest': the one started last), with its own settings but for "
                 "the flags given"
             )
+        elif "--lr" in action.option_strings:
+            action.help = "learning rate at the first step (default: what air.recipe says)"
         elif action.help and action.default not in (None, "") and action.nargs != 0:
             action.help += " (default: %(default)s)"

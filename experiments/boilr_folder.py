@@ -8,6 +8,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from experiments.arguments import complete_recipe
 from experiments.datasets import find_spec
 from experiments.experiment import AIRExperiment, make_config
 from experiments.files import DamagedFileError, read_file
@@ -42,6 +43,7 @@ def read_run_config(run: Run) -> dict[str, Any]:
     args = argparse.Namespace(**(known | settings))
     try:
         # A stranger's settings can be of any type.
+        complete_recipe(args)
         config = make_config(args, (spec.channels, *spec.canvas_size), int(args.max_steps))
     except (AttributeError, OverflowError, TypeError, ValueError) as error:
         raise DamagedFileError(f"{path} describes no model: {error}") from error

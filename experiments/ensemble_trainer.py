@@ -81,6 +81,8 @@ class EnsembleTrainer:
         use_cuda = torch.cuda.is_available() and not args.no_cuda
         self.device = torch.device("cuda" if use_cuda else "cpu")
         models, generators = self._start()
+        # Once more: by now the data has said what the flags left open.
+        self.seeds = [make_seed_run(args, index) for index in range(args.num_seeds)]
         self.stack = StackedStep(experiment, models)
         self._update = make_step(experiment, self.stack)
         self._loader = StackedLoader(experiment.dataloaders.train, generators)

@@ -2,7 +2,6 @@
 
 import argparse
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +10,10 @@ import torch
 from torch import Tensor
 
 from air import AIR, AIRConfig, Constant, Cosine, make_estimator
-from air.collages import CollageMaker
 from air.config import check_images
 from air.evaluation import evaluate
-from air.guidance import learn_from_collages
-from air.object_size import estimate_object_size
+from air.object_size import LEAST_SCALE_SD, position_sd, scale_prior
+from air.recipe import likelihood_sd
 from air.schedules import parse_schedule
 from experiments import distributed
 from experiments.arguments import (
@@ -23,15 +21,14 @@ from experiments.arguments import (
     check_arguments,
     check_numbers,
     complete_help,
+    complete_recipe,
     parse_sizes,
     parse_three,
 )
 from experiments.boilr_model import AIRModel
-from experiments.datasets.object_scale import scale_prior
 from experiments.datasets.scenes import DataSplits
 from experiments.datasets.sharded_scenes import ShardedSplits
 from experiments.datasets.sources import estimate_prior, folder_name, known_prior
-from experiments.guard import NonFiniteError
 from experiments.loaders import SceneManager
 from experiments.objective import make_objective
 from experiments.pictures import save_reconstructions, save_samples
@@ -90,7 +87,6 @@ class AIRExperiment(boilr.VAEExperimentManager):
         return super()._define_args_defaults() | {
             "batch_size": 64,
             "test_batch_size": 500,
-            "lr": 1e-3,
             "max_steps": 3_000,
             "seed": 0,
             "train_log_every": 100,
@@ -110,6 +106,7 @@ class AIRExperiment(boilr.VAEExperimentManager):
     def _check_args(cls, args: argparse.Namespace) -> argparse.Namespace:
         check_numbers(args)
         args = super()._check_args(args)
+        complete_recipe(args)
         check_arguments(args)
         return args
 
@@ -145,7 +142,10 @@ class AIRExperiment(boilr.VAEExperimentManager):
 
     def _make_model(self) -> AIRModel:
         complete_prior(self.args, self.dataloaders.splits)
-        config = make_config(self.args, tuple(self.dataloaders.data_shape), self.num_steps)
+        data_shape = tuple(self.dataloaders.data_shape)
+        config = make_config(self.args, data_shape, self.num_steps)
+        if self.args.likelihood_sd is None:
+            self.args.likelihood_sd = f"{config.likelihood_sd:g}"
         air = AIR(config)
         # The data is checked here, once, and not again at every step: uint8 images of one shape.
         for loader in (self.dataloaders.train, self.dataloaders.test):
@@ -172,46 +172,6 @@ class AIRExperiment(boilr.VAEExperimentManager):
             self.device, args.precision, compiled=args.compile, translated=args.translate
         )
         return torch.optim.Adam(groups, fused=True)
-
-    def make_collages(self) -> CollageMaker:
-        """Cut the training images' regions out, for ``collages``.
-
-        Raises:
-            ValueError: if nothing stands out from the background of the training images.
-        """
-        air, images = self.model.air, self.dataloaders.splits.train.images
-        try:
-            return CollageMaker(
-                images,
-                estimate_object_size(images),
-                max_objects=air.max_objects,
-                scale=air.config.z_where_mean[0],
-                # Where the scenes' own objects overlap freely, those of the collages shall too.
-                layouts=1 if air.config.overlap == "union" else 3,
-            )
-        except ValueError as error:
-            raise ValueError(f"--collages has nothing to learn from: {error}") from error
-
-    def learn_from_collages(self, maker: CollageMaker) -> Iterator[int]:
-        """Take the steps of ``collages``, before any other: a generator, see :mod:`air.guidance`.
-
-        Raises:
-            NonFiniteError: if a gradient is not finite.
-        """
-        args = self.args
-        try:
-            yield from learn_from_collages(
-                self.model.air,
-                maker,
-                args.collages,
-                batch_size=args.batch_size,
-                lr=args.lr,
-                max_grad_norm=args.max_grad_norm,
-            )
-        except FloatingPointError as error:
-            raise NonFiniteError(
-                f"training broke down: {error}. Lower --lr, or give --max-grad-norm."
-            ) from error
 
     def forward_pass(self, x: Tensor, y: Tensor | None = None) -> dict[str, Any]:
         """The objective on a batch, and its metrics as scalar tensors.
@@ -258,13 +218,7 @@ class AIRExperiment(boilr.VAEExperimentManager):
         return self._schedules[0](step) if start is None or step < start else 0.0
 
     def post_backward_callback(self) -> None:
-        """Set the learning rates of this step, just before boilr's trainer takes it.
-
-        Raises:
-            ValueError: if there were to be collages first, of which that trainer knows nothing.
-        """
-        if self.args.collages and self.model.global_step == 0:
-            raise ValueError("--collages needs experiments.trainer.Trainer instead of boilr's.")
+        """Set the learning rates of this step, just before boilr's trainer takes it."""
         self.set_schedules()
 
     @classmethod
@@ -337,19 +291,20 @@ def make_config(args: argparse.Namespace, data_shape: tuple[int, ...], num_steps
     """
     channels, height, width = data_shape
     mean, sd = _z_where_prior(args, (height, width))
+    pixel_sd = likelihood_sd(channels) if args.likelihood_sd is None else args.likelihood_sd
     return AIRConfig(
         canvas_size=(height, width),
         channels=channels,
         max_objects=args.max_objects,
         z_what_size=args.z_what_size,
-        image_channels=parse_sizes(args.image_channels),
+        inference=args.inference,
+        num_candidates=args.num_candidates,
         encoder_hidden=parse_sizes(args.encoder_hidden),
         decoder_hidden=parse_sizes(args.decoder_hidden),
-        step_input=args.step_input,
         learn_continue_prob=args.learn_continue_prob_from is not None,
         likelihood=args.likelihood,
         overlap=args.overlap,
-        likelihood_sd=parse_schedule(args.likelihood_sd)(num_steps),
+        likelihood_sd=parse_schedule(pixel_sd)(num_steps),
         continue_prob=parse_schedule(args.continue_prob)(num_steps),
         z_where_mean=mean,
         z_where_sd=sd,
@@ -365,11 +320,7 @@ def complete_prior(args: argparse.Namespace, splits: DataSplits | ShardedSplits)
     Raises:
         ValueError: if no object stands out from the background.
     """
-    said = args.z_where_mean or args.object_size
-    if known_prior(args.dataset) is not None or (said and args.z_where_sd):
-        return
-    if said:
-        args.z_where_sd = _to_text((0.2, 1.0, 1.0))
+    if known_prior(args.dataset) is not None or args.z_where_mean or args.object_size:
         return
     assert isinstance(splits, DataSplits)
     try:
@@ -391,18 +342,22 @@ def _z_where_prior(
     args: argparse.Namespace, canvas: tuple[int, int]
 ) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
     """Mean and standard deviation: from the settings, else from the data set."""
-    mean = sd = None
+    known, mean = known_prior(args.dataset), None
     if args.z_where_mean is not None:
         mean = parse_three("z_where_mean", args.z_where_mean)
     elif args.object_size is not None:
-        mean = (scale_prior(canvas, args.object_size)[0], 0.0, 0.0)
+        mean = scale_prior(canvas, args.object_size)["z_where_mean"]
     if args.z_where_sd is not None:
         sd = parse_three("z_where_sd", args.z_where_sd)
-    if mean is None or sd is None:
-        known = known_prior(args.dataset)
+    elif mean is not None:
+        place = position_sd(mean[0])
+        sd = (known.sd[0] if known else LEAST_SCALE_SD, place, place)
+    elif known is not None:
+        sd = known.sd
+    if mean is None:
         if known is None:
             raise ValueError(f"the settings of {args.dataset} lack z_where_mean and z_where_sd.")
-        mean, sd = mean or known.mean, sd or known.sd
+        mean = known.mean
     return mean, sd
 
 

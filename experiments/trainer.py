@@ -17,7 +17,6 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from air.checkpoint import save_pretrained
-from air.collages import CollageMaker
 from experiments import distributed
 from experiments.bars import step_bar
 from experiments.checkpoints import (
@@ -119,7 +118,6 @@ class Trainer(boilr.Trainer):
         if checkpoint:
             self._restore(checkpoint)
         step = experiment.model.global_step
-        self._collages = experiment.make_collages() if args.collages and step == 0 else None
         distributed.spread_seeds(args.seed + step)
         if args.resume and distributed.average_metrics({"step": step})["step"] != step:
             raise ValueError("the processes found different checkpoints: do they share a disk?")
@@ -216,21 +214,10 @@ class Trainer(boilr.Trainer):
         metrics = self._update.metrics()  # waits for the device
         return (time.monotonic() - start) / number, metrics
 
-    def dry_collages(self, number: int) -> float:
-        """Take some steps on collages, if there are any; seconds of all that there are to be."""
-        if self._collages is None:
-            return 0.0
-        start, total = time.monotonic(), self.experiment.args.collages
-        steps = itertools.islice(self.experiment.learn_from_collages(self._collages), number)
-        taken = sum(1 for _ in steps)
-        return (time.monotonic() - start) * total / taken
-
     def _train(self, signals: StopSignals) -> dict[str, float]:
         experiment, model, progress = self.experiment, self.experiment.model, self._progress
         args, last_step = experiment.args, experiment.num_steps
         model.train()
-        if self._collages and not self._learn_from_collages(self._collages, signals):
-            return {}
         self._since = time.monotonic() - progress.window.seconds
         with step_bar(total=last_step, initial=model.global_step, desc="train") as bar:
             for x, y in self._batches():
@@ -253,20 +240,6 @@ class Trainer(boilr.Trainer):
                     self.stopped_by = signals.received or signal.SIGTERM
                     break
         return progress.held_out
-
-    def _learn_from_collages(self, maker: CollageMaker, signals: StopSignals) -> bool:
-        """What comes before the first step; returns whether it was done to its end.
-
-        Of several processes each does so by itself, and the first one's weights are kept.
-        """
-        steps, total = self.experiment.learn_from_collages(maker), self.experiment.args.collages
-        with step_bar(steps, total=total, desc="collages") as bar:
-            for _ in bar:
-                if self._is_to_stop(signals, at_log=True):
-                    self.stopped_by = signals.received or signal.SIGTERM
-                    return False
-        distributed.same_weights(self.experiment.model)
-        return True
 
     def _is_to_stop(self, signals: StopSignals, at_log: bool) -> bool:
         """Whether a signal came. Several processes ask each other, and only where they meet."""

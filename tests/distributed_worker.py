@@ -173,7 +173,6 @@ def seen_together(folder, alone):
 
     seen |= train(folder)
     seen |= stop_and_resume(folder)
-    seen |= train_after_collages(folder)
     return seen
 
 
@@ -197,24 +196,6 @@ def train(folder):
         "same_after_training": same_on_both(digest(trainer.experiment.model)),
         "same_noise_after_training": same_on_both(torch.rand(3).tolist()),
     }
-
-
-def train_after_collages(folder):
-    """A run that learns from collages first, each process from its own."""
-    args = AIRExperiment.default_args(
-        dataset="scenes:canvas=24,size=8,sprites=shapes,train=24,held_out=6",
-        data_root=str(folder / "data"),
-        output=str(folder / "collages"),
-        **SETTINGS,
-        collages=2,
-        max_steps=1,
-        train_log_every=1,
-        test_log_every=1,
-        checkpoint_every=1,
-    )
-    trainer = Trainer(AIRExperiment(args))
-    trainer.run()
-    return {"same_after_collages": same_on_both(digest(trainer.experiment.model))}
 
 
 def stop_and_resume(folder):

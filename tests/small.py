@@ -3,6 +3,10 @@
 import torch
 
 from air import AIR, AIRConfig
+from air.generative import Canvas
+
+INFERENCE = ("residual", "paper")
+"""Both inference networks."""
 
 CONFIG = AIRConfig(
     canvas_size=(14, 12),
@@ -33,16 +37,25 @@ def small_images(number=5, seed=1, dtype=torch.float32, config=CONFIG):
     return torch.rand(number, *config.image_shape, generator=generator, dtype=dtype)
 
 
+def unroll(model, images, num_samples=1, max_objects=None, **options):
+    """The inference network's rollout, under the model's own prior."""
+    options.setdefault("renderer", Canvas(model.generative))
+    prior = model.prior(max_objects=max_objects)
+    return model.inference(images, prior, num_samples, **options)
+
+
 def finding_model(images, seed=2, **changes):
     """A small model that finds objects in about half of these images, not the same number in all.
 
     ``small_model`` itself finds none at all.
     """
     model = small_model(seed, **changes)
-    head = [module for module in model.inference.predictor.modules() if hasattr(module, "bias")][-1]
-    prior = model.prior().z_where
+    inference = model.inference
+    paper = model.config.inference == "paper"
+    head = inference.predictor.mlp[-1] if paper else inference.presence[-1]
     with torch.no_grad():
-        head.weight[0].mul_(40.0)
-        rollout = model.inference(model.as_input(images), prior, use_means=True)
+        logits = unroll(model, model.as_input(images), use_means=True).continue_logits
+        head.weight[0].mul_(3 / logits[0].std())
+        rollout = unroll(model, model.as_input(images), use_means=True)
         head.bias[0] -= rollout.continue_logits[0].median()
     return model

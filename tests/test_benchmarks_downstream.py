@@ -32,7 +32,7 @@ def test_labels():
 
 
 def test_features_hold_what_was_found_and_nothing_else():
-    model, images = small_model(), small_images(12)
+    model, images = small_model(inference="paper"), small_images(12)
     with torch.no_grad():
         model.inference.predictor.mlp[-1].bias[0] += 1.0
     reading = model.infer(images)
@@ -82,7 +82,11 @@ def scenes(number, seed):
 
 def records_of(**changes):
     settings = {"num_labels": [10, 30], "seeds": 2, "steps": 3}
-    return list(measure(small_model(), scenes(40, 0), scenes(20, 1), **(settings | changes)))
+    return list(
+        measure(
+            small_model(inference="paper"), scenes(40, 0), scenes(20, 1), **(settings | changes)
+        )
+    )
 
 
 def test_every_probe_is_recorded_and_none_twice():

@@ -20,14 +20,14 @@ from experiments.benchmarks.estimators.gradients import (
     measure_cost,
     train_baseline,
 )
-from experiments.benchmarks.estimators.variants import VARIANTS, find_variants
+from experiments.benchmarks.estimators.variants import PAPER, VARIANTS, find_variants
 from experiments.benchmarks.estimators.weights import loaded_weights, trained_weights
 from experiments.benchmarks.record_files import read_finished, record_path, write_record
 from experiments.experiment import AIRExperiment
 from experiments.trainer import Trainer
 from tests.small import CONFIG, small_images, small_model
 
-GROUPS = ["inference.lstm", "inference.predictor", "inference.encoder", "generative.decoder"]
+GROUPS = ["inference.encoder", "inference.lstm", "inference.predictor", "generative.decoder"]
 
 
 class Signed(Estimator):
@@ -85,7 +85,7 @@ def test_one_draw_has_no_variance():
 
 
 def test_variance_of_a_known_gradient():
-    model = small_model()
+    model = small_model(inference="paper")
     sizes = group_sizes(model)
     statistics = GradientStatistics(sizes)
     draw_gradients(Signed(CONFIG), model, small_images(), statistics, draws=10)
@@ -103,7 +103,10 @@ def test_variance_of_a_known_gradient():
 @pytest.fixture(scope="module")
 def exact():
     """A model in float64, and exact gradients of it along a direction from others."""
-    model, images = small_model(dtype=torch.float64), small_images(3, dtype=torch.float64)
+    model, images = (
+        small_model(inference="paper", dtype=torch.float64),
+        small_images(3, dtype=torch.float64),
+    )
     estimator = make_estimator("enumerate", CONFIG).double()
     torch.manual_seed(1)
     pilot = GradientStatistics(group_sizes(model))
@@ -150,7 +153,7 @@ def test_a_biased_estimator_is_found_out(exact):
 
 
 def test_a_gradient_that_is_not_finite_is_refused():
-    model = small_model()
+    model = small_model(inference="paper")
     with torch.no_grad():
         next(model.generative.parameters()).fill_(float("nan"))
     statistics, estimator = GradientStatistics(group_sizes(model)), make_estimator("rws", CONFIG)
@@ -159,7 +162,7 @@ def test_a_gradient_that_is_not_finite_is_refused():
 
 
 def test_training_a_baseline_moves_nothing_else():
-    model, images = small_model(), small_images(20)
+    model, images = small_model(inference="paper"), small_images(20)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     estimator = make_estimator("reinforce", CONFIG)
     own = {name: tensor.clone() for name, tensor in estimator.state_dict().items()}
@@ -174,7 +177,7 @@ def test_training_a_baseline_moves_nothing_else():
 
 
 def test_a_trained_baseline_lowers_the_variance():
-    model, images = small_model(), small_images(20)
+    model, images = small_model(inference="paper"), small_images(20)
     totals = []
     for steps in (0, 60):
         torch.manual_seed(0)
@@ -188,7 +191,7 @@ def test_a_trained_baseline_lowers_the_variance():
 
 
 def test_measuring_the_cost_leaves_no_trace():
-    model, estimator = small_model(), make_estimator("reinforce", CONFIG)
+    model, estimator = small_model(inference="paper"), make_estimator("reinforce", CONFIG)
     before = {name: tensor.clone() for name, tensor in estimator.state_dict().items()}
     exact = make_estimator("enumerate", CONFIG)
     seconds = measure_cost(estimator, exact, model, small_images(), rounds=2)
@@ -320,7 +323,7 @@ def test_a_curve_is_that_of_the_trainer(arguments, tmp_path, make_args):
     assert main(arguments("curves", *CURVES, "--estimators", "enumerate", "--seeds", "1")) == 0
     (record,) = records(tmp_path, "curves").values()
     changes = {"max_steps": 10, "test_log_every": 4, "checkpoint_every": 4, "train_log_every": 4}
-    plain = {"seed": 1, "z_what_size": 50, "test_batch_size": 500, "dry_run": True}
+    plain = {"seed": 1, "z_what_size": 50, "test_batch_size": 500, "dry_run": True, **PAPER}
     metrics = Trainer(AIRExperiment(make_args(**changes, **plain))).run()
     assert record["curve"][-1]["elbo"] == metrics["elbo"]
 

@@ -14,9 +14,6 @@ from experiments.benchmarks.results import runs
 from experiments.benchmarks.results.__main__ import main
 from experiments.benchmarks.results.report import format_table
 from experiments.benchmarks.results.tables import TABLES, Row, Table
-from experiments.commands.train import given_settings
-from experiments.datasets.sources import known_settings
-from experiments.experiment import AIRExperiment
 
 ROOT = Path(__file__).parent.parent
 
@@ -248,17 +245,6 @@ def test_insert_needs_its_markers():
     assert inserted == "a\n<!-- results -->\nnew\n<!-- end of results -->\nb"
     with pytest.raises(ValueError, match="lacks the markers"):
         markdown.insert("no markers", "new", "results")
-
-
-@pytest.mark.parametrize("name", ["multi-mnist-small", "multi-dsprites"])
-def test_a_data_sets_own_settings_are_those_of_its_results(name):
-    # The flags stay in the row, so that its record says the same whatever the data set's become.
-    given = given_settings(TABLES[name].find("collages").flags)
-    assert given == known_settings(name)
-    plain = vars(AIRExperiment.default_args(dataset=name, z_where_sd="0.2,1,1"))
-    given = given_settings(TABLES[name].find("plain").flags)
-    assert given == {setting: plain[setting] for setting in given}
-    assert given.keys() >= known_settings(name).keys()
 
 
 @pytest.mark.parametrize("name", TABLES)

@@ -195,7 +195,7 @@ def test_a_damaged_checkpoint_is_a_value_error(damage, tmp_path):
 
 def test_a_checkpoint_of_another_model_is_a_value_error(tmp_path):
     save(tmp_path, 3)
-    model = make_model(lstm_size=8)
+    model = make_model(encoder_hidden=(8,))
     with pytest.raises(ValueError, match="step 3 is of another model"):
         model.load(str(tmp_path))
     assert model.global_step == 0

@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import save_file
 
 from air.checkpoint import from_pretrained, save_pretrained
-from tests.small import small_images, small_model
+from tests.small import INFERENCE, small_images, small_model
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def test_round_trip(saved):
 
 def test_nothing_is_overwritten_unasked(saved):
     _, folder = saved
-    other = small_model(seed=9, likelihood="bernoulli")
+    other = small_model(seed=9, inference="paper", likelihood="bernoulli")
     with pytest.raises(FileExistsError, match="overwrite=True"):
         save_pretrained(other, folder)
     save_pretrained(other, folder, overwrite=True)
@@ -64,7 +64,8 @@ def test_damaged_weights(saved, keep):
 def test_weights_of_another_model(saved):
     _, folder = saved
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"z_what_size": 9, "lstm_size": 8}))
+    other = {"z_what_size": 9, "encoder_hidden": [8], "decoder_hidden": [8]}
+    (folder / "config.json").write_text(json.dumps(config | other))
     with pytest.raises(ValueError, match=r"of another shape are .* and others"):
         from_pretrained(folder)
 
@@ -111,12 +112,16 @@ def test_a_model_without_a_checksum_is_read(saved):
     assert from_pretrained(folder).config == model.config
 
 
-@pytest.mark.parametrize("field", ["lstm_size", "z_what_size"])
-def test_absurd_sizes_are_refused_before_anything_is_made(saved, field):
-    _, folder = saved
+@pytest.mark.parametrize("inference", INFERENCE)
+@pytest.mark.parametrize(
+    "fields", [{"encoder_hidden": [10**9]}, {"z_what_size": 10**9}, {"canvas_size": [10**9] * 2}]
+)
+def test_absurd_sizes_are_refused_before_anything_is_made(tmp_path, fields, inference):
+    folder = tmp_path / "model"
+    save_pretrained(small_model(inference=inference), folder)
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {field: 10**9}))
-    with pytest.raises(ValueError, match=r"does not fit|makes no model"):
+    (folder / "config.json").write_text(json.dumps(config | fields))
+    with pytest.raises(ValueError, match=r"does not fit|makes no model|must be at most"):
         from_pretrained(folder)
 
 

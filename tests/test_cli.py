@@ -136,8 +136,8 @@ def test_faults_of_ours_are_not_hidden(monkeypatch):
         (["--estimator", "vimco2"], ["unknown estimator 'vimco2'", "enumerate", "reinforce"]),
         (["--continue-prob", "often"], ["cannot read the schedule 'often'"]),
         (
-            ["--batch-size", "8", "--step-input", "x"],
-            ["unknown step_input 'x'", "difference-only", "image"],
+            ["--batch-size", "8", "--inference", "x"],
+            ["unknown inference 'x'", "paper", "residual"],
         ),
         (["--learn-continue-prob-from", "-1"], ["learn_continue_prob_from must be at least 0"]),
         (["--lr", "-1"], ["lr must be above 0, got -1.0"]),
@@ -441,50 +441,15 @@ def test_main_py_runs_as_a_script(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_data_sets_own_settings_hold_unless_a_flag_says_another(taken_by_train, capsys):
-    assert call("train", "--dataset", "multi-dsprites", "--collages", 7, "--no-translate") == 0
-    (args,) = taken_by_train
-    assert (args.collages, args.translate) == (7, False)
-    assert (args.overlap, args.likelihood_sd, args.max_steps) == ("union", "0.5", 1500)
-    told = capsys.readouterr().out
-    assert "known to work on multi-dsprites" in told
-    assert "--likelihood-sd 0.5" in told
-    assert "--collages" not in told
-
-
-def test_a_shorter_run_is_told_that_the_schedule_is_not_made_for_it(taken_by_train, capsys):
-    assert call("train", "--dataset", "multi-dsprites", "--max-steps", 100) == 0
-    assert "Its --continue-prob is made for 1500 steps" in capsys.readouterr().out
-    assert call("train", "--dataset", "multi-dsprites", "--max-steps", 9000) == 0
-    assert "made for" not in capsys.readouterr().out
-
-
-def test_seeds_that_train_together_want_the_data_sets_collages_left_out(capsys):
-    assert call("train", "--dataset", "multi-dsprites", "--num-seeds", 2) == 2
-    assert "--collages 0, where the data set brings it" in capsys.readouterr().err
-
-
-def test_of_several_processes_the_others_do_not_tell_about_settings(
-    taken_by_train, monkeypatch, capsys
-):
-    for name, value in (("WORLD_SIZE", "2"), ("LOCAL_RANK", "1"), ("RANK", "1")):
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("MASTER_ADDR", "localhost")
-    monkeypatch.setenv("MASTER_PORT", "1")
-    assert call("train", "--dataset", "multi-dsprites") == 0
-    assert capsys.readouterr().out == ""
-    assert taken_by_train[0].overlap == "union"
-
-
 def test_flags_say_settings_as_the_command_line_reads_them():
-    settings = {"translate": False, "collages": 5, "no_cuda": True, "max_steps": 7}
+    settings = {"translate": False, "num_samples": 5, "no_cuda": True, "max_steps": 7}
     flags = train.flags_of(settings)
-    assert flags == "--no-translate --collages 5 --max-steps 7 --nocuda"
+    assert flags == "--no-translate --num-samples 5 --max-steps 7 --nocuda"
     assert train.given_settings(flags.split()) == settings
     assert train.flags_of({"no_cuda": False, "deterministic": False}) == ""
 
 
-def test_other_data_sets_have_the_default_settings(taken_by_train, capsys):
+def test_without_flags_there_are_the_default_settings(taken_by_train, capsys):
     assert call("train", "--dataset", "multi-mnist") == 0
     assert capsys.readouterr().out == ""
     (args,) = taken_by_train

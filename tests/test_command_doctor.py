@@ -52,20 +52,6 @@ def test_all_is_well(doctor, tmp_path):
     assert not (tmp_path / "output").exists()
 
 
-def test_collages_are_tried_too(doctor, monkeypatch):
-    status, out = doctor("--collages", "30", "--max-steps", "50")
-    assert status == 0, out
-    assert "would take 30 steps of collages and 50 steps of 8 scenes" in out
-    monkeypatch.setattr("experiments.experiment.CollageMaker", _nothing_stands_out)
-    status, out = doctor("--collages", "30")
-    assert status == 1
-    assert "--collages has nothing to learn from: nothing there" in out
-
-
-def _nothing_stands_out(*args, **options):
-    raise ValueError("nothing there")
-
-
 @pytest.mark.parametrize(("flags", "ok"), [([], True), (["--batch-size", "27"], False)])
 def test_findings_as_json(doctor, flags, ok):
     status, out = doctor("--json", *flags)

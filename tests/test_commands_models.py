@@ -18,7 +18,7 @@ from tests.small import small_model
 def place(tmp_path, monkeypatch):
     """A folder with a model, and three images of different sizes."""
     monkeypatch.chdir(tmp_path)
-    model = small_model()
+    model = small_model(inference="paper")
     with torch.no_grad():  # sees something
         model.inference.predictor.mlp[-1].bias[0] = 2.0
     model.save_pretrained("model")

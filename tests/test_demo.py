@@ -23,14 +23,16 @@ from experiments.demo.images import choose_sprites, prepare_image, read_bytes
 from experiments.demo.looking import look
 from experiments.demo.server import DemoApp, make_local_server
 from experiments.demo.timing import measure
-from tests.small import small_images, small_model
+from tests.small import INFERENCE, small_images, small_model
 
 
 def seeing_model(**changes):
     """A small model that mostly finds one object or two."""
     model = small_model(**changes)
     with torch.no_grad():
-        model.inference.predictor.mlp[-1].bias[0] = 1.0
+        inference = model.inference
+        paper = model.config.inference == "paper"
+        (inference.predictor.mlp if paper else inference.presence)[-1].bias[0] = 1.0
     return model.eval()
 
 
@@ -48,10 +50,10 @@ def client():
 # looking
 
 
-@pytest.mark.parametrize("step_input", ["image", "difference", "difference-only"])
+@pytest.mark.parametrize("inference", INFERENCE)
 @pytest.mark.parametrize("views", [False, True])
-def test_a_look_is_what_infer_reads(step_input, views):
-    model = seeing_model(step_input=step_input, dtype=torch.float64)
+def test_a_look_is_what_infer_reads(inference, views):
+    model = seeing_model(inference=inference, dtype=torch.float64)
     shifts = shift_grid(2) if views else None
     images = small_images(6, dtype=torch.float64)
     reading = model.infer(images, shifts=shifts)

@@ -24,7 +24,7 @@ SIDE = 50
 
 @pytest.fixture(scope="module")
 def model():
-    model = small_model(canvas_size=(SIDE, SIDE), glimpse_size=(12, 12))
+    model = small_model(inference="paper", canvas_size=(SIDE, SIDE), glimpse_size=(12, 12))
     with torch.no_grad():
         model.inference.predictor.mlp[-1].bias[0] = 1.0  # sees something
     return model.eval()

@@ -43,9 +43,9 @@ class Oracle:
         self.brightness = brightness
         self.batches = []
 
-    def infer(self, images, *, shifts=None, batch_size=500):
+    def infer(self, images, *, max_objects=None, shifts=None, batch_size=500):
         self.batches.append(len(images))
-        self.shifts = shifts
+        self.shifts, self.max_objects = shifts, max_objects
         batch, count = len(images), len(self.boxes)
         z_where = torch.full((batch, 3, 3), float("nan"))
         # Their boxes are larger than what is lit.
@@ -78,15 +78,13 @@ def test_boxes_are_in_the_images_own_pixels(two):
     assert two[1].boxes.tolist() == [[0, 6, 6, 18], [2, 10, 22, 30]]
 
 
-def test_images_are_read_from_several_views():
+def test_images_are_read_from_several_views_where_asked():
     model, image = Oracle([]), torch.zeros(1, 20, 30)
     predict(model, image)
-    assert model.shifts.shape == (25, 2)
-    assert model.shifts.abs().max() == 20 // 8
+    assert model.shifts is None
     predict(model, image, max_shift=4)
     assert (len(model.shifts), int(model.shifts.max())) == (25, 4)
-    predict(model, image, max_shift=0)
-    assert model.shifts is None
+    assert views_of(model.config).abs().max() == 20 // 8
     with pytest.raises(ValueError, match="max_shift must be at least 0 pixels, got -1"):
         predict(model, image, max_shift=-1)
 
@@ -308,14 +306,17 @@ def test_the_models_own_method():
     images = torch.rand(5, 1, 28, 24).pow(8)  # most of it is black
     predictions = model.predict(images, batch_size=2)
     prepared, _ = model.preparation(list(images), model.config)
-    reading = model.infer(prepared, shifts=views_of(model.config))
+    reading = model.infer(prepared)
     assert torch.equal(predictions.counts, reading.counts)
     for seen, probs in zip(predictions, reading.count_probs, strict=True):
         assert isinstance(seen, Detections)
         assert torch.allclose(seen.count_probs, probs)
         assert ((seen.boxes >= 0) & (seen.boxes <= torch.tensor([24, 28, 24, 28]))).all()
+    assert model.predict(images, max_objects=5)[0].count_probs.shape == (6,)
     with pytest.raises(ValueError, match="batch_size must be at least 1"):
         model.predict(images, batch_size=0)
+    with pytest.raises(ValueError, match="max_objects must be at least 1"):
+        model.predict(images, max_objects=0)
 
 
 def test_the_oracle_is_right():

@@ -16,11 +16,13 @@ from air.elbo import (
     log_weights,
 )
 from air.types import Rollout
-from tests.small import CONFIG, small_images, small_model
+from tests.small import CONFIG, INFERENCE, small_images, small_model
 
 
-def test_parts_add_up_to_the_sum_over_counts():
-    model, images = small_model(dtype=torch.float64), small_images(dtype=torch.float64)
+@pytest.mark.parametrize("inference", INFERENCE)
+def test_parts_add_up_to_the_sum_over_counts(inference):
+    model = small_model(dtype=torch.float64, inference=inference)
+    images = small_images(dtype=torch.float64)
     output = model(images, num_samples=2)
     counts, parts = output.counts, output.elbo_parts
     torch.testing.assert_close(output.elbo, (counts.log_q.exp() * counts.value).sum(-1))
@@ -69,9 +71,11 @@ def _elbo(model, images, fields):
     return elbo_parts(count_tensors(rollout, log_likelihood, model.prior())).elbo
 
 
-def test_analytic_kl_is_the_mean_of_the_log_ratio():
+@pytest.mark.parametrize("inference", INFERENCE)
+def test_analytic_kl_is_the_mean_of_the_log_ratio(inference):
     torch.manual_seed(0)
-    model, images = small_model(dtype=torch.float64), small_images(2, dtype=torch.float64)
+    model = small_model(dtype=torch.float64, inference=inference)
+    images = small_images(2, dtype=torch.float64)
     with torch.no_grad():
         output = model(images, num_samples=10_000)
     ratio = -log_ratio_latents(output.rollout, model.prior())
@@ -139,6 +143,7 @@ class LinearGenerative(torch.nn.Module):
 
 
 def linear_model(max_objects=2, **changes):
+    changes = {"inference": "paper", **changes}  # it asks the other half for nothing
     model = small_model(dtype=torch.float64, max_objects=max_objects, **changes)
     model.generative = LinearGenerative(model)
     return model

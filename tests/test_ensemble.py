@@ -95,9 +95,9 @@ def noise(monkeypatch):
 
 
 OTHER_MODELS = [
-    {"estimator": "enumerate", "step_input": "difference"},
-    {"estimator": "enumerate", "step_input": "difference-only", "learn_continue_prob_from": 2},
-    {"image_channels": "3,4", "step_input": "difference", "overlap": "union"},
+    {"inference": "paper"},
+    {"estimator": "reinforce", "inference": "paper", "learn_continue_prob_from": 2},
+    {"overlap": "union", "num_candidates": 1},
 ]
 
 
@@ -366,7 +366,6 @@ def test_num_seeds_from_the_command_line(flags, tmp_path, capsys):
     [
         (["--num-seeds", "0"], "num_seeds must be at least 1, got 0"),
         (["--num-seeds", "2", "--resume", "x"], "--resume does not work with --num-seeds"),
-        (["--num-seeds", "2", "--collages", "9"], "--collages does not work with --num-seeds"),
         (["--num-seeds", "2", "--compile"], "--compile does not work with --num-seeds"),
         (["--num-seeds", "2", "--on-nan", "skip:3"], "--on-nan skip:N does not work with --num"),
         (["--num-seeds", "2", "--dataset", "shards:x"], "a data set of shards does not work"),

@@ -21,7 +21,7 @@ from air.estimators import (
     make_estimator,
 )
 from air.score_function import Chain
-from tests.small import CONFIG, small_images, small_model
+from tests.small import CONFIG, INFERENCE, small_images, small_model
 
 SCORE_FUNCTION = {
     "reinforce": {},
@@ -34,9 +34,9 @@ SCORE_FUNCTION = {
 """Estimators of the ELBO's gradient that draw a count, with their options."""
 
 
-@pytest.fixture(scope="module")
-def model():
-    return small_model(dtype=torch.float64)
+@pytest.fixture(scope="module", params=INFERENCE)
+def model(request):
+    return small_model(dtype=torch.float64, inference=request.param)
 
 
 @pytest.fixture(scope="module")
@@ -136,12 +136,11 @@ def z_scores(estimator, model, images, blocks=40, draws=200):
 def test_mean_gradient_is_the_exact_one(name, model, images):
     options = {"num_samples": 2} if name == "vimco" else {}
     scores = z_scores(make(name, **options), model, images)
-    assert set(scores) == {
-        "inference.lstm",
-        "inference.predictor",
-        "inference.encoder",
-        "generative.decoder",
-    }
+    parts = {
+        "paper": {"inference.lstm", "inference.predictor"},
+        "residual": {"inference.look", "inference.pose", "inference.presence"},
+    }[model.config.inference]
+    assert set(scores) == parts | {"inference.encoder", "generative.decoder"}
     assert max(scores.values()) < 4, scores
 
 
@@ -199,7 +198,9 @@ def test_value_is_minus_the_bound(name, model, images):
 def test_baseline_changes_the_variance_and_not_the_mean(model, images):
     good, bad = make("reinforce"), make("reinforce")
     bad.return_mean.fill_(1000.0)
-    logit_bias = model.inference.predictor.mlp[-1].bias
+    inference = model.inference
+    paper = model.config.inference == "paper"
+    logit_bias = (inference.predictor.mlp if paper else inference.presence)[-1].bias
     many = repeat(model(images), 50)
 
     def draws(estimator):
@@ -326,8 +327,10 @@ def test_nvil_is_reinforce_while_its_statistics_are_neutral(model, images):
         torch.testing.assert_close(neutral[group], plain[group])
     nvil.signal_sd.fill_(5.0)
     scaled = gradient(same_draw(nvil, output, model, images), model)
-    assert not torch.allclose(scaled["inference.predictor"], plain["inference.predictor"])
-    torch.testing.assert_close(scaled["generative.decoder"], plain["generative.decoder"])
+    part = "predictor" if model.config.inference == "paper" else "presence"
+    assert not torch.allclose(scaled[f"inference.{part}"], plain[f"inference.{part}"])
+    if model.config.inference == "paper":  # the other's q(n) sees what the decoder draws
+        torch.testing.assert_close(scaled["generative.decoder"], plain["generative.decoder"])
 
 
 def test_nvil_divides_all_of_the_counts_gradient(model, images):

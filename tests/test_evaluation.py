@@ -9,7 +9,7 @@ from tests.small import small_images, small_model
 
 def certain_model(count):
     """A model that is sure of one count, whatever it sees."""
-    model = small_model()
+    model = small_model(inference="paper")
     with torch.no_grad():
         last = model.inference.predictor.mlp[-1]
         last.weight.zero_()
@@ -31,7 +31,7 @@ def test_counts_against_known_answers(count):
 
 def test_parts_add_up_and_bounds_are_ordered():
     torch.manual_seed(0)
-    model, images = small_model(), small_images(40)
+    model, images = small_model(inference="paper"), small_images(40)
     labels = torch.zeros(40, dtype=torch.int64)
     seen = []
     result = evaluate(model, images, labels, num_samples=50, batch_size=15, on_batch=seen.append)
@@ -45,15 +45,15 @@ def test_parts_add_up_and_bounds_are_ordered():
 
 def test_without_samples_there_is_no_bound():
     labels = torch.zeros(5, dtype=torch.int64)
-    result = evaluate(small_model(), small_images(), labels, num_samples=0)
+    result = evaluate(small_model(inference="paper"), small_images(), labels, num_samples=0)
     assert result.log_likelihood_bound != result.log_likelihood_bound
 
 
 def test_bad_labels_are_refused():
     with pytest.raises(ValueError, match="one entry an image"):
-        evaluate(small_model(), small_images(5), torch.zeros(4, dtype=torch.int64))
+        evaluate(small_model(inference="paper"), small_images(5), torch.zeros(4, dtype=torch.int64))
     with pytest.raises(ValueError, match="nothing to evaluate"):
-        evaluate(small_model(), small_images(0), torch.zeros(0, dtype=torch.int64))
+        evaluate(small_model(inference="paper"), small_images(0), torch.zeros(0, dtype=torch.int64))
 
 
 def test_confusion_matrix():

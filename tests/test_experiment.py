@@ -10,8 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
+from air import AIRConfig
+from air.recipe import recipe_for
+from air.schedules import parse_schedule
 from experiments.boilr_model import checkpoint_steps
-from experiments.experiment import AIRExperiment
+from experiments.experiment import AIRExperiment, make_config
 from experiments.objective import METRICS
 
 CPU = torch.device("cpu")
@@ -49,17 +52,6 @@ def train_one_step(experiment):
 # Settings
 
 
-@pytest.mark.parametrize(("overlap", "layouts"), [("sum", 3), ("union", 1)])
-def test_objects_of_collages_overlap_as_those_of_the_scenes(overlap, layouts, make_experiment):
-    assert make_experiment(overlap=overlap).make_collages().layouts == layouts
-
-
-def test_collages_are_refused_by_boilrs_own_trainer(make_experiment):
-    experiment = make_experiment(collages=3)
-    with pytest.raises(ValueError, match="--collages needs"):
-        train_one_step(experiment)
-
-
 def test_default_settings_are_those_of_an_empty_command_line():
     parser = argparse.ArgumentParser()
     AIRExperiment.add_arguments(parser)
@@ -72,7 +64,7 @@ def test_default_settings_are_those_of_an_empty_command_line():
 def test_settings_can_be_changed_each_time_anew():
     args = AIRExperiment.default_args(lr=0.5, dataset="multi-mnist-pyro")
     assert (args.lr, args.dataset) == (0.5, "multi-mnist-pyro")
-    assert AIRExperiment.default_args().lr == 1e-3
+    assert AIRExperiment.default_args().lr is None
 
 
 def test_unknown_settings_are_refused_by_name():
@@ -148,7 +140,7 @@ def test_zero_is_refused_with_a_message(name, make_args):
         ({"likelihood_sd": "linear:0.3:0:4"}, r"--likelihood-sd must stay above 0, got 0\.0 at"),
         ({"likelihood_sd": "linear:0.3:0.2:4", "likelihood": "bernoulli"}, "must be a number"),
         ({"z_what_size": 0}, "z_what_size must be at least 1"),
-        ({"image_channels": "4;8"}, "cannot read the sizes '4;8'"),
+        ({"encoder_hidden": "4;8"}, "cannot read the sizes '4;8'"),
         ({"encoder_hidden": "12,many"}, "cannot read the sizes '12,many'"),
         ({"decoder_hidden": "0"}, "decoder_hidden must hold sizes of at least 1"),
         ({"batch_size": 1000}, "Lower --batch-size"),
@@ -350,21 +342,45 @@ def test_settings_reach_the_model(make_experiment):
         likelihood="bernoulli",
         likelihood_sd=0.2,
         num_samples=3,
-        image_channels="2,3",
+        inference="paper",
+        num_candidates=7,
         encoder_hidden="7,8",
         decoder_hidden="",
-        step_input="difference",
         overlap="union",
     )
     config = experiment.model.air.config
     assert config.image_shape == (1, 18, 16)
     assert (config.max_objects, config.z_what_size) == (4, 6)
-    assert config.image_channels == (2, 3)
+    assert (config.inference, config.num_candidates) == ("paper", 7)
     assert (config.encoder_hidden, config.decoder_hidden) == ((7, 8), ())
-    assert (config.step_input, config.learn_continue_prob) == ("difference", False)
+    assert not config.learn_continue_prob
     assert config.overlap == "union"
     assert (config.likelihood, config.likelihood_sd) == ("bernoulli", 0.2)
     assert experiment.model.estimator.num_samples == 3
+
+
+@pytest.mark.parametrize(
+    ("inference", "lr", "continue_prob"),
+    [
+        ("residual", 2e-3, "exponential:0.5@0,0.5@100,0.0001@300,0.0001@600,0.01@850"),
+        ("paper", 1e-3, "exponential:1e-05@0,0.01@500"),
+    ],
+)
+def test_what_no_flag_says_is_the_recipes_and_kept_as_plain_values(
+    inference, lr, continue_prob, make_experiment
+):
+    args = make_experiment(inference=inference, max_steps=1000).args
+    assert (args.lr, args.continue_prob, args.likelihood_sd) == (lr, continue_prob, "0.3")
+    recipe = recipe_for(AIRConfig(inference=inference), 1000)
+    schedule = parse_schedule(args.continue_prob)
+    assert all(math.isclose(schedule(t), recipe.continue_prob(t)) for t in range(0, 1001, 50))
+    said = {"lr": 0.5, "continue_prob": "0.2", "likelihood_sd": "0.4"}
+    args = make_experiment(inference=inference, **said).args
+    assert {name: getattr(args, name) for name in said} == said
+
+
+def test_an_error_in_all_channels_counts_once(make_args):
+    assert make_config(make_args(continue_prob="0.1"), (3, 20, 20), 1).likelihood_sd == 0.52
 
 
 # Held-out metrics

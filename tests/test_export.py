@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from air.export import OUTPUTS, export_onnx, export_program
-from tests.small import small_images, small_model
+from tests.small import INFERENCE, small_images, small_model
 
 
 def assert_same(outputs, reading):
@@ -17,7 +17,13 @@ def assert_same(outputs, reading):
 
 
 # The second is large enough for oneDNN's linear layer, which other runtimes do not know.
-MODELS = [{}, {"lstm_size": 64, "canvas_size": (20, 24)}, {"image_channels": (4,), "channels": 3}]
+MODELS = [
+    {"inference": "paper"},
+    {"inference": "paper", "lstm_size": 64, "canvas_size": (20, 24)},
+    {},
+    {"channels": 3, "canvas_size": (20, 24)},
+    {"overlap": "union", "num_candidates": 1},
+]
 
 
 @pytest.mark.parametrize("changes", MODELS, ids=str)
@@ -32,10 +38,11 @@ def test_the_program_is_equal_at_any_batch_size(changes):
 
 
 @pytest.mark.filterwarnings("ignore")  # of PyTorch's exporter and the runtime, not ours
-def test_onnx_is_equal_at_any_batch_size(tmp_path):
+@pytest.mark.parametrize("inference", INFERENCE)
+def test_onnx_is_equal_at_any_batch_size(inference, tmp_path):
     pytest.importorskip("onnxscript")
     runtime = pytest.importorskip("onnxruntime")
-    model = small_model(lstm_size=64)
+    model = small_model(lstm_size=64, inference=inference)
     path = export_onnx(model, tmp_path / "model.onnx")
     assert [entry.name for entry in tmp_path.iterdir()] == ["model.onnx"]
     session = runtime.InferenceSession(path)

@@ -152,7 +152,7 @@ def test_tight_boxes():
 
 def test_a_model_that_draws_the_truth():
     """Scenes whose truth is what the model says of them."""
-    model, images = small_model(), small_images(12)
+    model, images = small_model(inference="paper"), small_images(12)
     with torch.no_grad():
         model.inference.predictor.mlp[-1].bias[0] += 2.0
     model.generative.decoder.bias = 2.0
@@ -184,13 +184,13 @@ def test_a_model_that_draws_the_truth():
 
 def test_scenes_without_objects_are_counted(tmp_path):
     scenes = scenes_of([[], [SQUARE], []])
-    result = localise(small_model(), scenes, batch_size=2)
+    result = localise(small_model(inference="paper"), scenes, batch_size=2)
     assert result.num_without_objects == 2
     assert 0 <= result.found_without_objects <= 1
     assert result.masks is None
     assert json.loads(json.dumps(result.to_dict(), allow_nan=False))["tight"]["iou"] is not None
     assert "2 of 3 scenes hold no object" in format_localisation(result)
-    save_localisation(small_model(), scenes, tmp_path / "picture.png")
+    save_localisation(small_model(inference="paper"), scenes, tmp_path / "picture.png")
     assert (tmp_path / "picture.png").stat().st_size > 200
     assert CONFIG.canvas_size == tuple(scenes.images.shape[2:])
 
@@ -204,7 +204,7 @@ def test_unknown_boxes_are_refused():
     )
     for scenes in (no_boxes, no_counts):
         with pytest.raises(ValueError, match="needs the true boxes of squares"):
-            localise(small_model(), scenes)
+            localise(small_model(inference="paper"), scenes)
 
 
 @pytest.mark.parametrize("package", ["torchmetrics.detection", "scipy.optimize"])

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from air.object_size import connected_regions
+from air.object_size import connected_regions, scale_prior
 from experiments.datasets import as_scenes, embedded_digits, multi_mnist, split_scenes
-from experiments.datasets.object_scale import estimate, scale_prior
+from experiments.datasets.object_scale import estimate
 from experiments.datasets.sources import estimate_prior
 
 
@@ -68,16 +68,9 @@ def test_size_of_squares_is_found():
 def test_the_known_scale_of_multi_mnist_is_found():
     scenes = multi_mnist(embedded_digits(), num_train=600, num_held_out=10).train
     found = estimate(scenes.images)
-    assert scale_prior((50, 50), found.size, found.spread)[0] == pytest.approx(3.0, abs=0.15)
-
-
-def test_scale_is_canvas_over_object_and_a_little():
-    assert scale_prior((55, 55), 10) == (5.0, 0.2)
-    assert scale_prior((110, 55), 10) == (5.0, 0.2)
-    assert scale_prior((55, 55), 10, 2) == (5.0, 1.0)
-    assert scale_prior((55, 55), 10, 100) == (5.0, 1.67)
-    with pytest.raises(ValueError, match="above 0"):
-        scale_prior((55, 55), 0)
+    assert scale_prior((50, 50), found.size, found.spread)["z_where_mean"][0] == pytest.approx(
+        3.0, abs=0.15
+    )
 
 
 def prior_of(images):
@@ -86,7 +79,7 @@ def prior_of(images):
 
 def test_prior_comes_with_what_it_was_made_of():
     prior = prior_of(squares([10] * 30, canvas=(55, 55)))
-    assert (prior.mean, prior.sd) == ((5.0, 0.0, 0.0), (0.2, 1.0, 1.0))
+    assert (prior.mean, prior.sd) == ((5.0, 0.0, 0.0), (0.2, 2.31, 2.31))
     assert "10.0 +- 0.0 pixels" in prior.source
     assert "27 bright regions" in prior.source
     assert prior.doubt is None

@@ -1,7 +1,13 @@
 import pytest
 import torch
 
-from air.object_size import connected_regions, estimate_object_size, find_regions
+from air.object_size import (
+    connected_regions,
+    estimate_object_size,
+    find_regions,
+    position_sd,
+    scale_prior,
+)
 
 
 def squares(sides, number=20, size=64, noise=0.0, value=1.0):
@@ -88,3 +94,33 @@ def test_regions_say_where_they_are():
     assert regions.boxes.tolist() == [[4, 3, 10, 8]]
     assert regions.image.tolist() == [1]
     assert (regions.labels[1] == regions.number[0]).sum() == 30
+
+
+@pytest.mark.parametrize(
+    ("canvas", "sizes", "scale", "sd"),
+    [
+        ((55, 55), (10,), 5.0, 0.2),
+        ((110, 55), (10,), 5.0, 0.2),
+        ((55, 55), (10, 2), 5.0, 1.0),
+        ((55, 55), (10, 100), 5.0, 1.67),
+        ((20, 20), (40,), 1.0, 0.2),  # larger than the canvas
+    ],
+)
+def test_scale_is_canvas_over_object_and_a_little(canvas, sizes, scale, sd):
+    prior = scale_prior(canvas, *sizes)
+    assert prior["z_where_mean"] == (scale, 0, 0)
+    assert prior["z_where_sd"] == (sd, position_sd(scale), position_sd(scale))
+    # The outermost place of such an object is within two standard deviations.
+    assert scale - 1 < 2 * position_sd(scale)
+
+
+def test_a_size_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="above 0"):
+        scale_prior((55, 55), 0)
+
+
+def test_places_are_as_wide_as_those_of_a_uniform_distribution():
+    torch.manual_seed(0)
+    uniform = 2 * 3.5 * torch.rand(100_000) - 3.5
+    assert position_sd(4.5) == pytest.approx(uniform.std().item(), abs=0.02)
+    assert position_sd(2.0) == 1.0

@@ -90,34 +90,6 @@ def test_stopped_and_continued_is_the_same_run(estimator, start):
         assert_same_run(rest.run_folder, whole.run_folder)
 
 
-def test_collages_come_before_the_first_step_and_once(start):
-    whole = start("whole", collages=3, max_steps=4)
-    plain = start("plain", max_steps=4)
-    assert whole.run() != plain.run()
-    stopped = stop_after(start("stopped", collages=3, max_steps=4), 2)
-    rest = resume(stopped)
-    rest.experiment.learn_from_collages = None  # not called
-    rest.run()
-    assert_same_run(rest.run_folder, whole.run_folder)
-
-
-def test_collages_that_were_cut_short_start_again(start):
-    whole = start("whole", collages=3, max_steps=4)
-    whole.run()
-    stopped = start("stopped", collages=3, max_steps=4)
-    learn = stopped.experiment.learn_from_collages
-
-    def learn_and_stop(maker):
-        for step in learn(maker):
-            signal.raise_signal(signal.SIGTERM)
-            yield step
-
-    stopped.experiment.learn_from_collages = learn_and_stop
-    stopped.run()
-    assert stopped.stopped_by == signal.SIGTERM
-    assert_same_run(finish(stopped), whole.run_folder)
-
-
 @pytest.mark.slow
 def test_200_steps_are_100_and_100_wherever_a_run_stops(start):
     changes = {"max_steps": 200, "estimator": "reinforce", "checkpoint_every": 80}

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from air.elbo import count_tensors, elbo_parts, log_weights
 from air.evaluation import evaluate
 from air.shifts import move_back, move_images, shift_grid
-from tests.small import CONFIG, small_images, small_model
+from tests.small import CONFIG, INFERENCE, small_images, small_model, unroll
 from tests.test_elbo import linear_model
 
 SHIFTS = torch.tensor([[0, 0], [2, 0], [0, -3], [-1, 4], [20, 0]])
@@ -62,9 +62,9 @@ def test_an_object_moved_back_is_where_it_was():
     assert torch.equal(back.z_where_sd, rollout.z_where_sd)
 
 
-@pytest.mark.parametrize("step_input", ["image", "difference"])
-def test_no_shift_is_no_shift(step_input):
-    model, images = small_model(step_input=step_input), small_images(3)
+@pytest.mark.parametrize("inference", INFERENCE)
+def test_no_shift_is_no_shift(inference):
+    model, images = small_model(inference=inference), small_images(3)
     plain, zero = (
         _seeded(lambda s=shifts: model(images, num_samples=2, shifts=s))
         for shifts in (None, torch.zeros(3, 2, dtype=torch.int64))
@@ -73,10 +73,10 @@ def test_no_shift_is_no_shift(step_input):
     torch.testing.assert_close(plain.objects, zero.objects)
 
 
-@pytest.mark.parametrize("step_input", ["image", "difference", "difference-only"])
-def test_the_likelihood_is_of_the_image_itself(step_input):
+@pytest.mark.parametrize("inference", INFERENCE)
+def test_the_likelihood_is_of_the_image_itself(inference):
     """Drawn objects are where the poses say, and the image is compared where it is."""
-    model, images = small_model(step_input=step_input), small_images(4)
+    model, images = small_model(inference=inference), small_images(4)
     output = model(images, shifts=SHIFTS[:4])
     objects = model.generative.render(output.rollout.z_where, output.rollout.z_what)
     torch.testing.assert_close(output.objects, objects)
@@ -150,7 +150,7 @@ def _elbo_at_means(model, images, shift):
     """By hand: the deterministic rollout's counts against the image itself."""
     each, prior = shift.expand(len(images), 2), model.prior()
     with torch.no_grad():
-        rollout = model.inference(move_images(images, each), prior.z_where, use_means=True)
+        rollout = unroll(model, move_images(images, each), use_means=True)
         rollout = move_back(rollout, each, CONFIG.canvas_size)
         objects = model.generative.render(rollout.z_where, rollout.z_what)
         likelihood = model.generative.log_likelihood(images, objects)

@@ -88,7 +88,7 @@ def test_replays_are_the_eager_steps_bit_for_bit(estimator, make_experiment):
 
 @pytest.mark.parametrize(
     "settings",
-    [{"step_input": "difference"}, {"learn_continue_prob_from": 4}],  # from within the replays
+    [{"inference": "paper"}, {"learn_continue_prob_from": 4}],  # from within the replays
     ids=str,
 )
 def test_replays_of_other_models_are_their_eager_steps(settings, make_experiment):

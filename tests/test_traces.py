@@ -10,16 +10,16 @@ from air.spatial_transformer import boxes_in_pixels
 from air.traces import step_grid, step_tiles, trace_steps
 from air.visualization import BOX_COLORS, as_tiles, draw_frames, look_map
 from air.walks import walk_z_what, walk_z_where
-from tests.small import CONFIG, finding_model, small_images, small_model
+from tests.small import CONFIG, INFERENCE, finding_model, small_images, small_model
 
 H, W = CONFIG.canvas_size
 GREY = 0.92
 
 
-@pytest.mark.parametrize("step_input", ["image", "difference", "difference-only"])
-def test_the_trace_is_the_reading_and_more(step_input):
+@pytest.mark.parametrize("inference", INFERENCE)
+def test_the_trace_is_the_reading_and_more(inference):
     images = small_images(6)
-    model = finding_model(images, step_input=step_input)
+    model = finding_model(images, inference=inference)
     trace, reading = trace_steps(model, images), model.infer(images)
     assert torch.equal(trace.counts, reading.counts)
     present = reading.present

@@ -1,26 +1,14 @@
-"""The parts of training by which ``fit`` learns: collages, counts held, counts summed out."""
+"""The parts of training by which ``fit`` learns: its steps, its recipe and its pace."""
 
-import dataclasses
-import math
 import time
 
 import pytest
 import torch
-from torch.distributions import Normal
 
-from air.collages import CollageMaker
 from air.config import AIRConfig
 from air.fitting import choose_config
-from air.guidance import _kl_of_scale, _missed
-from air.priors import Prior
-from air.training import (
-    Pace,
-    Training,
-    _bound_as_counted,
-    _vary,
-    sparse_prob,
-)
-from air.types import CountTensors, Rollout
+from air.recipe import continue_prob_points, likelihood_sd, recipe_for
+from air.training import Pace, Training, _vary
 from tests.test_object_size import squares
 
 SMALL = {
@@ -29,129 +17,77 @@ SMALL = {
     "encoder_hidden": (12,),
     "decoder_hidden": (12,),
     "z_what_size": 3,
-    "image_channels": (2, 2),
 }
 
 
-def make_training(batch_size=32):
-    """One start on black images with a bright square or two of 6 or 8 pixels; and the maker."""
+def make_training(batch_size=32, **settings):
+    """One start on black images with a bright square or two of 6 or 8 pixels."""
     images = list(squares([6, 8], number=12, size=40))
-    config, preparation, size = choose_config(images, max_objects=2, say=lambda _: None, **SMALL)
+    settings = SMALL | settings
+    config, preparation, _ = choose_config(images, max_objects=2, say=lambda _: None, **settings)
     prepared, _ = preparation(images, config)
     torch.manual_seed(0)
-    maker = CollageMaker(prepared, size, max_objects=2, scale=config.z_where_mean[0])
-    return Training(config, prepared, maker, batch_size), maker
+    return Training(config, prepared, batch_size)
 
 
 # Parts
 
 
-def test_collages_teach_counts_and_positions():
-    training, maker = make_training()
-    collage = maker(100)
-
-    def right():
-        reading = training.model.infer(collage.images)
-        return (reading.counts == collage.num_objects).float().mean().item()
-
-    before = right()
+@pytest.mark.parametrize("inference", ["residual", "paper"])
+def test_steps_raise_the_bound(inference):
+    training = make_training(inference=inference)
     for group in training.optimizer.param_groups:
         group["lr"] = 5e-3
-    for _ in range(150):
-        training.guided_step()
-    assert right() > max(before, 0.34) + 0.2
-
-
-@pytest.mark.parametrize("counted", [True, False])
-def test_where_counts_are_held_images_do_not_teach_them(counted):
-    training, _ = make_training()
-    last = training.model.inference.predictor.mlp[-1]
-    with torch.no_grad():
-        last.bias[0] = 2.0  # sees something
-    before = last.bias.detach().clone()
-    training.own_step(0.01, 0.0, counted=counted)
-    moved = (last.bias.detach() - before).abs()
-    # The first output is the logit of one more object, the others are of z_where.
-    assert (moved[0].item() == 0) is counted
-    assert moved[1:].max() > 0
-
-
-@pytest.mark.parametrize("counted", [True, False])
-def test_images_raise_the_bound(counted):
-    training, _ = make_training()
-    with torch.no_grad():
-        training.model.inference.predictor.mlp[-1].bias[0] = 2.0
-    for group in training.optimizer.param_groups:
-        group["lr"] = 5e-3
-    bounds = [training.own_step(0.5, 0.0, counted=counted).item() for _ in range(60)]
+    bounds = [training.step(0.5).item() for _ in range(60)]
     assert sum(bounds[-5:]) / 5 > bounds[0] + 20, bounds
 
 
-def test_positions_are_those_at_the_scale_that_the_model_sees():
-    centres = torch.tensor([[[-0.5, 0.25], [0.3, 0.0]]])
-
-    def missed(scale, offset=0.0):
-        own = torch.full((1, 2, 1), scale)
-        rollout = Rollout(
-            **dict.fromkeys([field.name for field in dataclasses.fields(Rollout)])
-            | {
-                "continue_logits": torch.zeros(1, 1, 2),
-                "z_where_mean": torch.cat([own, -(centres + offset) * scale], dim=-1)[None],
-                "z_where_sd": torch.ones(1, 1, 2, 3),
-            }
-        )
-        truth = torch.cat([torch.full((1, 2, 1), 4.0), -centres * 4.0], dim=-1)
-        return _missed(rollout, torch.tensor([2]), truth).item()
-
-    best = math.log(4) + 4 * 0.5 * math.log(2 * math.pi)
-    assert missed(4.0) == pytest.approx(best)
-    assert missed(3.0) == pytest.approx(best)
-    assert missed(3.0, offset=0.1) == pytest.approx(best + 4 * 0.5 * 0.3**2)
+def test_a_run_ends_with_a_learning_rate_of_nearly_zero():
+    training, lines = make_training(), []
+    model = training.run(12, None, lines.append)
+    assert model is training.model
+    assert not model.training
+    assert training.optimizer.param_groups[0]["lr"] < 1e-4
+    assert lines[-1].startswith("100 %, step 12, ")
 
 
-def test_scales_are_kept_to_their_prior():
-    prior = Prior(
-        num_steps=None,
-        z_where=Normal(torch.tensor([3.0, 0.0, 0.0]), torch.tensor([0.2, 1.0, 1.0])),
-        z_what=None,
-    )
-
-    def kl(mean, count):
-        means = torch.full((1, 1, 2, 3), 9.0)
-        means[..., 0] = mean
-        rollout = Rollout(
-            **dict.fromkeys([field.name for field in dataclasses.fields(Rollout)])
-            | {"z_where_mean": means, "z_where_sd": torch.full((1, 1, 2, 3), 0.2)}
-        )
-        return _kl_of_scale(rollout, torch.tensor([count]), prior).item()
-
-    assert kl(3.0, 2) == 0
-    assert kl(3.4, 2) == pytest.approx(4.0, rel=1e-4)  # twice half of (0.4 / 0.2)^2
-    assert kl(3.4, 1) == pytest.approx(2.0, rel=1e-4)
-    assert kl(3.4, 0) == 0
+def test_a_bound_that_is_not_finite_ends_it():
+    training = make_training()
+    with torch.no_grad():
+        training.model.generative.decoder.mlp[-1].bias.fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match="not finite at step"):
+        training.run(20, None, lambda line: None)
 
 
-def test_the_bound_as_counted_has_no_terms_of_the_count():
-    counts = CountTensors(
-        log_q=torch.tensor([[[0.1, 0.2, 0.7], [0.6, 0.3, 0.1]]]).log(),
-        log_p=torch.tensor([0.5, 0.3, 0.2]).log(),
-        log_likelihood=torch.tensor([[[1.0, 2.0, 30.0], [4.0, 50.0, 60.0]]]),
-        kl_z_where=torch.tensor([[[1.0, 2.0], [3.0, 4.0]]]),
-        kl_z_what=torch.tensor([[[0.5, 0.5], [0.5, 0.5]]]),
-    )
-    assert _bound_as_counted(counts).tolist() == [[26.0, 4.0]]
+# The recipe
 
 
-def test_the_sparse_prior_is_worth_a_quarter_of_an_object():
-    training, maker = make_training()
-    config = training.model.config
-    # The smaller squares of 6 x 6 pixels are enlarged 10/6 times, to 100 of a brightness
-    # of nearly 0.8: some 50 / (2 * 0.3**2) = 277 nats, with their soft edges.
-    assert math.log(sparse_prob(maker, config)) == pytest.approx(-69, rel=0.01)
-    maker.patches *= 0.1
-    assert sparse_prob(maker, config) == pytest.approx(config.continue_prob)
-    maker.patches *= 100
-    assert sparse_prob(maker, AIRConfig(likelihood="bernoulli")) == 1e-30
+@pytest.mark.parametrize("inference", ["residual", "paper"])
+@pytest.mark.parametrize("num_steps", [1, 7, 100, 3000])
+def test_the_prior_goes_through_its_points_to_the_models_own(inference, num_steps):
+    config = AIRConfig(inference=inference, continue_prob=0.02)
+    points = continue_prob_points(config, num_steps)
+    assert points[0][1] == 0
+    assert points[-1][0] == 0.02
+    steps = [step for _, step in points]
+    assert steps == sorted(set(steps))
+    schedule = recipe_for(config, num_steps).continue_prob
+    for value, step in points:
+        assert schedule(step) == pytest.approx(value)
+    assert schedule(10 * num_steps + 100) == 0.02
+
+
+def test_the_prior_is_never_sparser_than_what_it_ends_with():
+    points = continue_prob_points(AIRConfig(continue_prob=1e-6), 1000)
+    assert min(value for value, _ in points) == 1e-6
+
+
+def test_an_error_in_all_channels_counts_once():
+    assert likelihood_sd(1) == 0.3
+    assert likelihood_sd(3) ** 2 == pytest.approx(3 * 0.3**2, rel=1e-2)
+
+
+# Images
 
 
 def test_variants_of_an_image_are_moved_and_turned():

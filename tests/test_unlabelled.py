@@ -100,7 +100,7 @@ def test_counts_bring_the_accuracy_back(folder, output, tmp_path, capsys):
     ("flags", "mean", "sd"),
     [
         (["--z-where-mean", "2.5,0.1,0"], (2.5, 0.1, 0.0), (0.2, 1.0, 1.0)),
-        (["--object-size", "8"], (1.82, 0.0, 0.0), (0.2, 1.0, 1.0)),
+        (["--object-size", "4"], (3.64, 0.0, 0.0), (0.2, 1.52, 1.52)),
         (["--z-where-sd", "0.5,1,2"], (3.64, 0.0, 0.0), (0.5, 1.0, 2.0)),
         (["--object-size", "8", "--z-where-sd", "0.5,1,2"], (1.82, 0.0, 0.0), (0.5, 1.0, 2.0)),
     ],
@@ -119,13 +119,17 @@ def test_flags_win_over_the_data_sets_own_prior(make_args):
     from experiments.experiment import make_config
 
     shape = (1, 50, 50)
-    assert make_config(make_args(), shape, 1).z_where_mean == (3.0, 0.0, 0.0)
-    said = make_config(make_args(object_size=10.0), shape, 1)
-    assert (said.z_where_mean, said.z_where_sd) == ((4.55, 0.0, 0.0), (0.2, 1.0, 1.0))
-    said = make_config(make_args(z_where_mean="4,0,0.5", z_where_sd="1,2,3"), shape, 1)
+    assert make_config(make_args(continue_prob="0.01"), shape, 1).z_where_mean == (3.0, 0.0, 0.0)
+    said = make_config(make_args(continue_prob="0.01", object_size=10.0), shape, 1)
+    assert (said.z_where_mean, said.z_where_sd) == ((4.55, 0.0, 0.0), (0.2, 2.05, 2.05))
+    said = make_config(
+        make_args(continue_prob="0.01", z_where_mean="4,0,0.5", z_where_sd="1,2,3"), shape, 1
+    )
     assert (said.z_where_mean, said.z_where_sd) == ((4.0, 0.0, 0.5), (1.0, 2.0, 3.0))
-    small = make_config(make_args(dataset="multi-mnist-small"), (1, 64, 64), 1)
-    assert small.z_where_mean == (4.5, 0.0, 0.0)
+    small = make_config(
+        make_args(continue_prob="0.01", dataset="multi-mnist-small"), (1, 64, 64), 1
+    )
+    assert small.z_where_mean == (4.49, 0.0, 0.0)
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ def test_a_model_of_a_version_with_fewer_settings_is_read(model, tmp_path, monke
 
     def fewer(config):
         fields = json.loads(to_json(config))
-        del fields["image_channels"]
+        del fields["num_candidates"]
         return json.dumps(fields, indent=2)
 
     with monkeypatch.context() as patch:

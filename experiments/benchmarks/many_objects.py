@@ -60,10 +60,7 @@ def measure(
     )
     seconds = time.perf_counter() - start
     counts = torch.cat(
-        [
-            torch.as_tensor(model.predict(part, max_shift=0).counts)
-            for part in held_out.images.split(1000)
-        ]
+        [torch.as_tensor(model.predict(part).counts) for part in held_out.images.split(1000)]
     )
     right = (counts == held_out.num_objects).double()
     by_count = [
@@ -81,7 +78,7 @@ def measure(
         "commit": commit,
         "torch_version": str(torch.__version__),
     }
-    return found, model.predict(held_out.images[:_SHOWN], max_shift=0)
+    return found, model.predict(held_out.images[:_SHOWN])
 
 
 def format_table(records: Sequence[dict[str, Any]]) -> str:

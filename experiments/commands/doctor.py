@@ -207,7 +207,6 @@ def _training(report: _Report, args: argparse.Namespace) -> None:
         report.warn("data", f"{args.dataset} cannot be had: {splits.name} takes its place")
     check_room(Path(args.output), model, args.keep_checkpoint_max)
     number = min(_STEPS, experiment.num_steps)
-    before = trainer.dry_collages(number)
     seconds, metrics = trainer.dry_steps(number)
     if not metrics or not all(map(math.isfinite, metrics.values())):
         report.fail("steps", f"after {number} steps the metrics are {metrics}")
@@ -219,11 +218,10 @@ def _training(report: _Report, args: argparse.Namespace) -> None:
         f"{number} steps on {trainer.device}: {seconds * 1e3:.1f} ms each, "
         f"ELBO {metrics['elbo']:.1f}",
     )
-    total = (before + experiment.num_steps * seconds) / 60
+    total = experiment.num_steps * seconds / 60
     report.ok(
         "train",
-        f"would take {f'{args.collages} steps of collages and ' if before else ''}"
-        f"{experiment.num_steps} steps of {args.batch_size} scenes, some "
+        f"would take {experiment.num_steps} steps of {args.batch_size} scenes, some "
         f"{total:.0f} minutes; a test every {args.test_log_every} steps, a checkpoint every "
         f"{args.checkpoint_every}",
     )

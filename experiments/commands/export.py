@@ -113,7 +113,7 @@ def _measure(loaded: LoadedModel, *, half: bool) -> tuple[Evaluation, str]:
         f"On the {len(scenes):,} held-out scenes of that data set"
         f"{', in half precision' if half else ''}: "
         f"{evaluation.count_accuracy_mode:.2%} of the counts are right at the posterior's mode, "
-        f"{best.count_accuracy_mode:.2%} from the best of several views, as `predict` looks; "
+        f"{best.count_accuracy_mode:.2%} from the best of several views; "
         f"ELBO {evaluation.elbo:.1f} nats, {best.elbo:.1f} from the best view."
     )
     return evaluation, card

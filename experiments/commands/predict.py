@@ -34,12 +34,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--draw", metavar="FOLDER", type=Path, help="write each image with its boxes, as PNG"
     )
     parser.add_argument(
+        "--max-objects",
+        metavar="T",
+        type=int,
+        help="most objects that can be found in an image (default: the model's own)",
+    )
+    parser.add_argument(
         "--max-shift",
         metavar="PX",
         type=int,
+        default=0,
         help="read each image from 25 views, moved by up to so many pixels of the model's canvas, "
-        "and keep the one of the highest ELBO (default: an eighth of the canvas; 0: one view, a "
-        "twenty-sixth of the work)",
+        "and keep the one of the highest ELBO: 26 times the work (default: one view)",
     )
     parser.add_argument(
         "--batch-size",
@@ -65,7 +71,11 @@ def run(args: argparse.Namespace) -> int:
     model = load_model(args.load, args.output_root, use_device(args)).air
     with tqdm(total=len(files), desc="predict", unit="image", file=sys.stderr) as bar:
         predictions = model.predict(
-            files, max_shift=args.max_shift, batch_size=args.batch_size, on_batch=bar.update
+            files,
+            max_objects=args.max_objects,
+            max_shift=args.max_shift,
+            batch_size=args.batch_size,
+            on_batch=bar.update,
         )
     if args.output is not None:
         _write(predictions, args.output, force=args.force)

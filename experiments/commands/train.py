@@ -1,12 +1,10 @@
 """``train``: train a model on a data set."""
 
 import argparse
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments import distributed
-from experiments.datasets.sources import known_settings
 from experiments.ensemble_trainer import EnsembleTrainer
 from experiments.experiment import AIRExperiment
 from experiments.help import program
@@ -22,6 +20,7 @@ output/<run>. Labels are never used to train, only to measure."""
 EVERYDAY = (
     "--dataset",
     "--estimator",
+    "--inference",
     "--max-objects",
     "--continue-prob",
     "--run-name",
@@ -44,9 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def prepare(args: argparse.Namespace, argv: Sequence[str]) -> argparse.Namespace:
-    """The settings of a run that the flags leave open.
-
-    Its own if it is continued, else those known to work on its data set.
+    """The settings of a run: those it had, if it is continued.
 
     Args:
         args: all settings, defaults among them.
@@ -54,7 +51,6 @@ def prepare(args: argparse.Namespace, argv: Sequence[str]) -> argparse.Namespace
     """
     given = given_settings(argv)
     if not args.resume:
-        _fit_dataset(args, given)
         return args
     if given.get("num_seeds", 1) != 1:
         raise ValueError("--resume does not work with --num-seeds. Leave one of them out.")
@@ -65,18 +61,6 @@ def prepare(args: argparse.Namespace, argv: Sequence[str]) -> argparse.Namespace
     if distributed.is_main():
         print(format_changes(changes))
     return args
-
-
-def _fit_dataset(args: argparse.Namespace, given: dict[str, Any]) -> None:
-    """Set what is known to work on the data set where the defaults do not, and tell."""
-    known = known_settings(args.dataset)
-    fitting = {name: value for name, value in known.items() if name not in given}
-    vars(args).update(fitting)
-    if not fitting or not distributed.is_main():
-        return
-    print(f"What is known to work on {args.dataset} (flags win): {flags_of(fitting)}")
-    if given.get("max_steps", math.inf) < known.get("max_steps", 0) and "continue_prob" in fitting:
-        print(f"Its --continue-prob is made for {known['max_steps']} steps: give another with it.")
 
 
 def flags_of(settings: Mapping[str, Any]) -> str:

@@ -14,11 +14,11 @@ import dataclasses
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from air.object_size import LEAST_SCALE_SD, position_sd
 from experiments.datasets.folder import FolderSpec, load_folder
 from experiments.datasets.generator import generate
 from experiments.datasets.mnist import (
@@ -95,11 +95,14 @@ class DatasetSpec:
     """The most objects in a scene."""
     z_where_mean: tuple[float, float, float] = (3.0, 0.0, 0.0)
     """Prior mean of (s, x, y) that fits the objects' size."""
-    z_where_sd: tuple[float, float, float] = (0.2, 1.0, 1.0)
-    """Prior standard deviation of (s, x, y)."""
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    """Settings of a training run that are known to work on it, by their names, where the defaults
-    do not."""
+    scale_sd: float = LEAST_SCALE_SD
+    """Prior standard deviation of s."""
+
+    @property
+    def z_where_sd(self) -> tuple[float, float, float]:
+        """Prior standard deviation of (s, x, y); that of the place follows from the scale."""
+        place = position_sd(self.z_where_mean[0])
+        return self.scale_sd, place, place
 
 
 def _made_to_order(
@@ -108,8 +111,6 @@ def _made_to_order(
     *,
     name: str | None = None,
     pixel_sum: int | None = None,
-    scale: tuple[float, float] | None = None,
-    settings: Mapping[str, Any] | None = None,
 ) -> DatasetSpec:
     """Scenes that a configuration describes; under their own name, or another.
 
@@ -118,10 +119,8 @@ def _made_to_order(
         description: one line.
         name: default: the configuration's.
         pixel_sum: of all scenes, if it is known.
-        scale: prior mean and standard deviation of s; default: from the sprites' size.
-        settings: of a training run, where the defaults do not work.
     """
-    mean, sd = config.scale if scale is None else scale
+    mean, sd = config.scale
     return DatasetSpec(
         name=config.name if name is None else name,
         description=description,
@@ -132,16 +131,12 @@ def _made_to_order(
         channels=config.channels,
         max_count=config.max_count,
         z_where_mean=(mean, 0.0, 0.0),
-        z_where_sd=(sd, 1.0, 1.0),
-        settings={} if settings is None else settings,
+        scale_sd=sd,
     )
 
 
 _DIGITS_OF_18 = SceneConfig(canvas=(64, 64), sprites="binary-digits")
 _SHAPES_OF_18 = SceneConfig(canvas=(64, 64), sprites="shapes", colors=7)
-
-_SMALL_OBJECTS = {"image_channels": "16,32,64", "overlap": "union", "translate": True}
-"""What helps where objects are small beside the canvas, and overlap: see the README's results."""
 
 DEFAULT_DATASET = "multi-mnist"
 
@@ -204,14 +199,6 @@ DATASETS: dict[str, DatasetSpec] = {
             "train and held out share none",
             name="multi-mnist-small",
             pixel_sum=658_808_565,
-            scale=(4.5, 0.2),
-            settings=_SMALL_OBJECTS
-            | {
-                "collages": 250,
-                "max_steps": 2500,
-                "z_where_sd": "0.2,1.9,1.9",
-                "continue_prob": "exponential:1e-8@0,1e-8@1000,0.1@2000",
-            },
         ),
         _made_to_order(
             dataclasses.replace(_DIGITS_OF_18, size=(9, 18)),
@@ -225,15 +212,6 @@ DATASETS: dict[str, DatasetSpec] = {
             "overlap, in 64x64",
             name="multi-dsprites",
             pixel_sum=3_695_678_535,
-            settings=_SMALL_OBJECTS
-            | {
-                "collages": 200,
-                "max_steps": 1500,
-                "z_where_sd": "0.2,1.4,1.4",
-                # An error in all three channels counts three times.
-                "likelihood_sd": "0.5",
-                "continue_prob": "exponential:1e-20@0,1e-20@600,0.01@1200",
-            },
         ),
         _made_to_order(
             dataclasses.replace(_SHAPES_OF_18, size=(9, 18)),

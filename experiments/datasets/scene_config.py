@@ -9,9 +9,9 @@ from typing import Any, Literal, Self, get_args
 
 import numpy as np
 
+from air.object_size import LEAST_SCALE_SD, MARGIN
 from experiments.datasets.image_files import image_paths
 from experiments.datasets.multi_mnist import SEED
-from experiments.datasets.object_scale import LEAST_SD, MARGIN
 from experiments.datasets.scenes import packed_width
 from experiments.datasets.sprites import COLORS
 
@@ -121,11 +121,11 @@ class SceneConfig:
 
     @property
     def scale(self) -> tuple[float, float]:
-        """Mean and standard deviation of s that fit the sizes: see ``object_scale``."""
+        """Mean and standard deviation of s that fit the sizes: see :mod:`air.object_size`."""
         fill = _FILLS.get(self.sprites, 1.0)
         sizes = np.arange(self.size[0], self.size[1] + 1)
         scales = min(self.canvas) / (MARGIN * fill * sizes)
-        return round(float(scales.mean()), 2), max(LEAST_SD, round(float(scales.std()), 2))
+        return round(float(scales.mean()), 2), max(LEAST_SCALE_SD, round(float(scales.std()), 2))
 
     @property
     def name(self) -> str:

@@ -7,8 +7,8 @@ A registered name, ``scenes:SETTINGS`` (made to order), ``folder:PATH`` (people'
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from air.object_size import scale_prior
 from experiments.datasets import (
     DATASETS,
     cache_path,
@@ -19,7 +19,7 @@ from experiments.datasets import (
 )
 from experiments.datasets.folder import PREFIX as FOLDER
 from experiments.datasets.folder import parse_folder
-from experiments.datasets.object_scale import MAX_IMAGES, estimate, scale_prior
+from experiments.datasets.object_scale import MAX_IMAGES, estimate
 from experiments.datasets.scene_config import PREFIX as SCENES
 from experiments.datasets.scene_config import parse_scenes
 from experiments.datasets.scenes import DataSplits
@@ -39,7 +39,6 @@ __all__ = [
     "estimate_prior",
     "folder_name",
     "known_prior",
-    "known_settings",
     "open_dataset",
 ]
 
@@ -112,14 +111,6 @@ def known_prior(name: str) -> ScalePrior | None:
     return ScalePrior(mean=spec.z_where_mean, sd=spec.z_where_sd, source="of the data set")
 
 
-def known_settings(name: str) -> dict[str, Any]:
-    """Settings of a training run that are known to work on a data set, where the defaults do not.
-
-    By their names; none of people's own images, shards and scenes made to order.
-    """
-    return dict(DATASETS[name].settings) if name in DATASETS else {}
-
-
 def estimate_prior(splits: DataSplits) -> ScalePrior:
     """The prior that fits the objects in a data set's training images, by looking at these alone.
 
@@ -129,7 +120,7 @@ def estimate_prior(splits: DataSplits) -> ScalePrior:
     images = splits.train.images
     found = estimate(images)
     canvas = (images.shape[2], images.shape[3])
-    mean, sd = scale_prior(canvas, found.size, found.spread)
+    prior = scale_prior(canvas, found.size, found.spread)
     doubt = None
     bright = images[:MAX_IMAGES].float().median().item() / 255
     if bright > _BRIGHT:
@@ -142,8 +133,8 @@ def estimate_prior(splits: DataSplits) -> ScalePrior:
     elif found.num_components > _MOST_REGIONS * min(MAX_IMAGES, len(images)):
         doubt = "most of these regions must be noise"
     return ScalePrior(
-        mean=(mean, 0.0, 0.0),
-        sd=(sd, 1.0, 1.0),
+        mean=prior["z_where_mean"],
+        sd=prior["z_where_sd"],
         source=f"objects of some {found.size:.1f} +- {found.spread:.1f} pixels, estimated from "
         f"{found.num_components} bright regions",
         doubt=doubt,

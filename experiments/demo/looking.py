@@ -70,13 +70,8 @@ def look(model: AIR, image: Tensor, shifts: Tensor | None = None) -> Look:
     shifts = shifts.to(image.device)
     views = image.expand(len(shifts), *image.shape[1:])
     prior = model.prior()
-    sees_canvas = model.config.step_input != "image"
-    rollout = model.inference(
-        move_images(views, shifts),
-        prior.z_where,
-        use_means=True,
-        add_object=Canvas(model.generative).add if sees_canvas else None,
-    )
+    seen, renderer = move_images(views, shifts), Canvas(model.generative)
+    rollout = model.inference(seen, prior, renderer=renderer, use_means=True)
     rollout = move_back(rollout, shifts, model.config.canvas_size)
     objects = model.generative.render(rollout.z_where, rollout.z_what)
     log_likelihood = model.generative.log_likelihood(views, objects)

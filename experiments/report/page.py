@@ -1,5 +1,6 @@
 """The page: one HTML file that needs nothing else, no network and no other file."""
 
+import argparse
 import base64
 from collections.abc import Sequence
 from importlib.resources import files
@@ -7,6 +8,8 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
+from air.recipe import likelihood_sd
+from experiments.arguments import complete_recipe
 from experiments.experiment import AIRExperiment
 from experiments.report.gather import Findings, is_number
 from experiments.report.pictures import Drawn
@@ -116,14 +119,29 @@ def metrics_table(findings: Findings) -> dict[str, Any]:
 
 def settings_table(findings: Findings) -> list[tuple[str, str, str]]:
     """Settings of the run: name, value, and the default where it is another one."""
-    defaults = vars(AIRExperiment.default_args())
+    args = findings.config["args"]
+    defaults = _defaults(args, findings.config["air"])
     rows = []
-    for name, value in sorted(findings.config["args"].items()):
+    for name, value in sorted(args.items()):
         if name in _PRIVATE:
             continue
         default = defaults.get(name)
         rows.append((name, _text(value), _text(default) if value != default else ""))
     return rows
+
+
+def _defaults(args: dict[str, Any], air: dict[str, Any]) -> dict[str, Any]:
+    """The default settings of a run like this one: those of the recipe for it among them."""
+    defaults = vars(AIRExperiment.default_args())
+    recipe = argparse.Namespace(
+        **(defaults | {name: args[name] for name in ("inference", "max_steps") if name in args})
+    )
+    complete_recipe(recipe)
+    return defaults | {
+        "lr": recipe.lr,
+        "continue_prob": recipe.continue_prob,
+        "likelihood_sd": f"{likelihood_sd(air['channels']):g}",
+    }
 
 
 def _format(value: Any, unit: str) -> str:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from experiments.benchmarks.estimators.variants import (
+    PAPER,
     Variant,
     find_variants,
     registry_variants,
@@ -136,6 +137,7 @@ def experiment_args(variant: Variant, seed: int, args: argparse.Namespace) -> ar
     return AIRExperiment.default_args(
         **{name: getattr(args, name) for name in ("dataset", "data_root", "mnist_root")},
         **{name: getattr(args, name) for name in ("batch_size", "threads", "no_cuda")},
+        **PAPER,
         estimator=variant.estimator,
         num_samples=variant.num_samples,
         seed=seed,

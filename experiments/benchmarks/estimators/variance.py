@@ -19,7 +19,7 @@ from experiments.benchmarks.estimators.gradients import (
     measure_cost,
     train_baseline,
 )
-from experiments.benchmarks.estimators.variants import VARIANTS, Variant, find_variants
+from experiments.benchmarks.estimators.variants import PAPER, VARIANTS, Variant, find_variants
 from experiments.benchmarks.estimators.weights import WeightSet, loaded_weights, trained_weights
 from experiments.benchmarks.record_files import read_finished, record_path, write_record
 from experiments.datasets.scenes import DataSplits
@@ -108,6 +108,7 @@ def run(args: argparse.Namespace) -> int:
         settings = AIRExperiment.default_args(
             **{name: getattr(args, name) for name in ("dataset", "data_root", "mnist_root")},
             **{name: getattr(args, name) for name in ("batch_size", "threads", "no_cuda")},
+            **PAPER,
         )
         steps = {"fresh": 0, "half-trained": args.half_steps, "trained": args.trained_steps}
         weight_sets = trained_weights(settings, steps, args.weights)

@@ -11,7 +11,17 @@ from typing import Any
 from air.config import AIRConfig
 from air.estimators import ESTIMATORS, Estimator, make_estimator
 
-__all__ = ["FAMILIES", "VARIANTS", "Variant", "find_variants"]
+__all__ = ["FAMILIES", "PAPER", "VARIANTS", "Variant", "find_variants"]
+
+PAPER = {
+    "inference": "paper",
+    "z_where_sd": "0.2,1,1",
+    "lr": 1e-3,
+    "likelihood_sd": "0.3",
+    "continue_prob": "exponential:1e-5:0.01:1500",
+}
+"""Settings of all runs: the paper's network, whose gradients have no choice in them that they
+leave out."""
 
 FAMILIES = ("exact", "score, learned baseline", "score, leave one out", "wake-wake", "relaxation")
 """How the discrete count is got through: one column of the pictures each."""

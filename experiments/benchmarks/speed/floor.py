@@ -27,21 +27,20 @@ FLOAT = 4
 def arithmetic(config: AIRConfig, batch_size: int) -> dict[str, float]:
     """Floating-point operations of one training step by part, multiply and add counted as two.
 
-    One rollout of each image, the exact sum over counts. A layer costs the same forward, for its
-    weights' gradient and for its input's; the image needs no gradient. Bilinear sampling reads four
-    neighbours: 8 operations a pixel forward, 8 for the gradient of the pose, 8 for that of the
-    sampled image where it is wanted. Arithmetic on latents alone is left out.
+    With the paper's network. One rollout of each image, the exact sum over counts. A layer costs
+    the same forward, for its weights' gradient and for its input's; the image needs no gradient.
+    Bilinear sampling reads four neighbours: 8 operations a pixel forward, 8 for the gradient of
+    the pose, 8 for that of the sampled image where it is wanted. Arithmetic on latents alone is
+    left out.
     """
     channels, height, width = config.image_shape
     canvas = channels * height * width
     glimpse = channels * config.glimpse_size[0] * config.glimpse_size[1]
     steps, hidden = config.max_objects, config.lstm_size
     rows = batch_size * steps
-    features = [canvas, *config.image_embedding]
     latents = 3 + config.z_what_size
-    image = [2.0 * batch_size * a * b for a, b in pairwise([*features, 4 * hidden])]
     return {
-        "image projection": 2 * image[0] + 3 * sum(image[1:]),
+        "image projection": 2 * 2.0 * batch_size * canvas * 4 * hidden,
         "recurrence": 3 * 2.0 * batch_size * (steps - 1) * (latents + hidden) * 4 * hidden,
         "step predictor": 3 * _mlp(rows, [hidden, *config.predictor_hidden, 7]),
         "encoder": 3 * _mlp(rows, [glimpse, *config.encoder_hidden, 2 * config.z_what_size]),
@@ -66,7 +65,6 @@ def traffic(config: AIRConfig, batch_size: int, num_parameters: int) -> dict[str
     channels, height, width = config.image_shape
     canvas = channels * height * width
     glimpse = channels * config.glimpse_size[0] * config.glimpse_size[1]
-    first = ([*config.image_embedding, 4 * config.lstm_size])[0]
     kept = (
         2 * glimpse  # the glimpse, and the decoded one
         + canvas  # the residual
@@ -76,7 +74,7 @@ def traffic(config: AIRConfig, batch_size: int, num_parameters: int) -> dict[str
     )
     return {
         "parameters, forward": FLOAT * num_parameters,
-        "parameters, backward": FLOAT * (num_parameters - canvas * first),
+        "parameters, backward": FLOAT * (num_parameters - canvas * 4 * config.lstm_size),
         "gradients, written": FLOAT * num_parameters,
         "Adam, read": 4 * FLOAT * num_parameters,
         "Adam, written": 3 * FLOAT * num_parameters,

@@ -47,6 +47,7 @@ def make_experiment(spec: dict[str, Any]) -> _Experiment:
         batch_size=spec["batch_size"],
         max_objects=spec["max_objects"],
         threads=spec["threads"],
+        inference="paper",  # as its peers have it
         no_cuda=spec["device"] == "cpu",
         **spec["settings"],
     )
