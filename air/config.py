@@ -60,7 +60,7 @@ class AIRConfig:
     inference: InferenceKind = "residual"
     """The inference network: ``residual`` looks where the image is not explained yet
     (:mod:`air.residual_inference`); ``paper`` is the paper's, an LSTM over all pixels."""
-    num_candidates: int = 16
+    num_candidates: int = 10
     """Places that the residual network compares at each step. May be changed after training: more
     of them read better, and take longer."""
     train_candidates: int = 5

@@ -86,7 +86,10 @@ class AIR(nn.Module):
         )
 
     def prior(
-        self, continue_prob: float | Tensor | None = None, max_objects: int | None = None
+        self,
+        continue_prob: float | Tensor | None = None,
+        max_objects: int | None = None,
+        limit: float | Tensor | None = None,
     ) -> Prior:
         """The prior, with another probability of one more object, or another T, where given.
 
@@ -94,13 +97,14 @@ class AIR(nn.Module):
             continue_prob: such as a schedule's value at this step; default: the model's own.
             max_objects: T; default: the model's own. No weight depends on it: a model may look
                 for more objects than it was trained with.
+            limit: most objects that q(n) may find, if fewer: see :attr:`air.priors.Prior.limit`.
 
         Raises:
             ValueError: if ``continue_prob`` is outside (0, 1], or ``max_objects`` below 1.
         """
         if max_objects is not None and max_objects < 1:
             raise ValueError(f"max_objects must be at least 1, got {max_objects}.")
-        return self.generative.prior(continue_prob, max_objects)
+        return self.generative.prior(continue_prob, max_objects, limit)
 
     def forward(
         self,
@@ -465,6 +469,8 @@ class AIR(nn.Module):
         seen = images if shifts is None else move_images(images, shifts)
         canvas = Canvas(self.generative)
         rollout = self.inference(seen, prior, num_samples, renderer=canvas, **options)
+        if prior.limit is not None:
+            rollout = _limit_count(rollout, prior.limit)
         if self.inference.draws_canvas and shifts is None:
             return rollout, canvas.objects
         if shifts is not None:
@@ -541,6 +547,13 @@ class AIR(nn.Module):
     @property
     def _dtype(self) -> torch.dtype:
         return self.generative.prior.z_where_mean.dtype
+
+
+def _limit_count(rollout: Rollout, limit: float | Tensor) -> Rollout:
+    """The rollout with no objects beyond a number: a probability of 1e-13 is none to float32."""
+    logits = rollout.continue_logits
+    reached = torch.arange(logits.shape[-1], device=logits.device) < limit
+    return dataclasses.replace(rollout, continue_logits=logits.where(reached, -30.0))
 
 
 def _make_inference(config: AIRConfig) -> InferenceNetwork:

@@ -22,6 +22,10 @@ class Prior:
     """p(z_where) of one object, parameters of shape ``(3,)``."""
     z_what: Normal
     """p(z_what) of one object, a standard Gaussian in each of the D dimensions."""
+    limit: float | Tensor | None = None
+    """If given, q(n) may not exceed it, though p(n) may: early in training, one object a picture
+    teaches the decoder to draw whole ones. Where two may share an object from the first step on,
+    each learns half of its brightness, and no gradient undoes that."""
 
 
 class PriorNetwork(nn.Module):
@@ -73,7 +77,10 @@ class PriorNetwork(nn.Module):
         return self.continue_logit.sigmoid()
 
     def forward(
-        self, continue_prob: float | Tensor | None = None, max_objects: int | None = None
+        self,
+        continue_prob: float | Tensor | None = None,
+        max_objects: int | None = None,
+        limit: float | Tensor | None = None,
     ) -> Prior:
         """Evaluate the prior.
 
@@ -81,6 +88,7 @@ class PriorNetwork(nn.Module):
             continue_prob: probability of one more object in (0, 1], such as the value of a
                 schedule at this step. Default: the model's own, which may be learned.
             max_objects: another T than the model's: no weight depends on it.
+            limit: see :attr:`Prior.limit`.
 
         Raises:
             ValueError: if ``continue_prob`` is outside (0, 1].
@@ -101,4 +109,5 @@ class PriorNetwork(nn.Module):
             ),
             z_where=Normal(self.z_where_mean, self.z_where_sd, validate_args=False),
             z_what=Normal(zeros, zeros + 1, validate_args=False),
+            limit=limit,
         )

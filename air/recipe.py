@@ -17,8 +17,9 @@ FIRST_PROB = 0.5
 """While the decoder learns, an object may cost little: else there is none."""
 SPARSE_PROB = 1e-4
 """Then it must earn its place: objects that were explained by two are explained by one again."""
-LAST_PROB = 0.01
-"""In the end small and faint objects count, too."""
+ALONE = 0.1
+"""Share of the steps in which no picture may hold more than one object: see
+:attr:`air.priors.Prior.limit`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +30,8 @@ class Recipe:
     """Of Adam at the first step; it falls to zero by half a cosine."""
     continue_prob: Schedule
     """Prior probability of one more object, by step."""
+    alone_until: int
+    """Until this step at most one object is found in an image."""
 
 
 def continue_prob_points(
@@ -64,8 +67,12 @@ def recipe_for(config: AIRConfig, num_steps: int) -> Recipe:
         Exponential(value, following, until - since)
         for (value, since), (following, until) in pairwise(points)
     )
-    rate = 1e-3 if config.inference == "paper" else 2e-3
-    return Recipe(learning_rate=rate, continue_prob=Chain(ramps))
+    is_paper = config.inference == "paper"
+    return Recipe(
+        learning_rate=1e-3 if is_paper else 2e-3,
+        continue_prob=Chain(ramps),
+        alone_until=0 if is_paper else round(ALONE * num_steps),
+    )
 
 
 def likelihood_sd(channels: int) -> float:

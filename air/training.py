@@ -88,7 +88,9 @@ class Training:
             step = round(pace.position * num_steps)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate(step)
-            bound = self.step(recipe.continue_prob(step), 1 if pace.position < 0.2 else None)
+            bound = self.step(
+                recipe.continue_prob(step), limit=1 if step < recipe.alone_until else None
+            )
             pace.advance()
             if int(pace.position * 10) > said:
                 said = int(pace.position * 10)
@@ -105,7 +107,7 @@ class Training:
         if len(self.images) < _FEW_IMAGES:
             images = _vary(images)
         self.optimizer.zero_grad()
-        objective = self.estimator(self.model, images, self.model.prior(continue_prob, limit))
+        objective = self.estimator(self.model, images, self.model.prior(continue_prob, limit=limit))
         objective.total_loss.backward()
         self.optimizer.step()
         return -objective.loss.detach()

@@ -129,6 +129,12 @@ def add_own_arguments(parser: argparse.ArgumentParser) -> None:
         "cosine (default: what air.recipe says for the network and --max-steps)",
     )
     model.add_argument(
+        "--alone-until",
+        metavar="STEP",
+        type=int,
+        help="until this step find at most one object in an image (default: what air.recipe says)",
+    )
+    model.add_argument(
         "--learn-continue-prob-from",
         metavar="STEP",
         type=int,
@@ -334,7 +340,7 @@ def check_arguments(args: argparse.Namespace) -> None:
 
 
 def complete_recipe(args: argparse.Namespace) -> None:
-    """Set --lr and --continue-prob where they are not given: as the recipe has them.
+    """Set --lr, --continue-prob and --alone-until where they are not given: as the recipe has them.
 
     Plain values: whoever reads the settings of a run need not know the recipe.
 
@@ -342,8 +348,11 @@ def complete_recipe(args: argparse.Namespace) -> None:
         ValueError: if there is no such inference network.
     """
     config = AIRConfig(inference=args.inference)
+    recipe = recipe_for(config, args.max_steps)
     if args.lr is None:
-        args.lr = recipe_for(config, args.max_steps).learning_rate
+        args.lr = recipe.learning_rate
+    if args.alone_until is None:
+        args.alone_until = recipe.alone_until
     if args.continue_prob is None:
         points = continue_prob_points(config, args.max_steps)
         args.continue_prob = "exponential:" + ",".join(

@@ -48,8 +48,8 @@ class AIRExperiment(boilr.VAEExperimentManager):
     """
 
     scheduled: Tensor | None = None
-    """On the device, ``(2,)``: the prior's probability of one more object and the likelihood's
-    standard deviation, filled by :meth:`set_schedules`, where they must not be Python numbers."""
+    """On the device, ``(3,)``: the prior's probability of one more object, the most objects that
+    may be found and the likelihood's standard deviation, filled by :meth:`set_schedules`, where they must not be Python numbers."""
 
     def __init__(self, args: argparse.Namespace | None = None) -> None:
         if args is None and "ipykernel" in sys.modules:
@@ -183,11 +183,12 @@ class AIRExperiment(boilr.VAEExperimentManager):
         labels = None if y is None or not self.is_counted else y.to(self.device)
         model, scheduled, step = self.model, self.scheduled, self.model.global_step
         continue_prob: float | Tensor
+        limit: float | Tensor
         likelihood_sd: float | Tensor | None
         if scheduled is None:
-            continue_prob, likelihood_sd = self._scheduled_prob(step), self._schedules[1](step)
+            continue_prob, limit, likelihood_sd = self._scheduled(step)
         else:
-            continue_prob, likelihood_sd = scheduled.unbind()
+            continue_prob, limit, likelihood_sd = scheduled.unbind()
         if isinstance(self._schedules[1], Constant):
             likelihood_sd = None  # the model's own: nothing to hand over
         images, used = x.to(self.device), None
@@ -195,7 +196,7 @@ class AIRExperiment(boilr.VAEExperimentManager):
             own = model.air.generative.prior.continue_prob
             continue_prob = used = _scheduled_or_own(continue_prob, own)
         results = self._objective(
-            model.air, model.estimator, images, labels, continue_prob, likelihood_sd
+            model.air, model.estimator, images, labels, continue_prob, limit, likelihood_sd
         )
         return results if used is None else results | {"continue_prob": used.detach()}
 
@@ -208,9 +209,13 @@ class AIRExperiment(boilr.VAEExperimentManager):
             else:
                 group["lr"] = schedule(step)
         if self.scheduled is not None:
-            values = (self._scheduled_prob(step), self._schedules[1](step))
-            for place, value in zip(self.scheduled, values, strict=True):
+            for place, value in zip(self.scheduled, self._scheduled(step), strict=True):
                 place.fill_(value)
+
+    def _scheduled(self, step: int) -> tuple[float, float, float]:
+        """What :attr:`scheduled` shall hold at a step."""
+        limit = 1 if step < self.args.alone_until else self.model.air.max_objects
+        return self._scheduled_prob(step), limit, self._schedules[1](step)
 
     def _scheduled_prob(self, step: int) -> float:
         """The prior's probability of one more object at a step; 0 where the model's own holds."""

@@ -31,6 +31,7 @@ def objective(
     images: Tensor,
     labels: Tensor | None,
     continue_prob: float | Tensor,
+    limit: float | Tensor,
     likelihood_sd: float | Tensor | None = None,
 ) -> dict[str, Tensor]:
     """The loss of a batch and its metrics, all scalars.
@@ -41,10 +42,11 @@ def objective(
         images: uint8 or float in [0, 1], ``(B, C, H, W)``.
         labels: numbers of objects, int64 ``(B,)``; not used but for the accuracy.
         continue_prob: prior probability of one more object at this step.
+        limit: most objects that may be found in an image at this step.
         likelihood_sd: of a pixel at this step, if not the model's own.
     """
     images = images.float() / 255 if images.dtype == torch.uint8 else images
-    prior = air.prior(continue_prob)
+    prior = air.prior(continue_prob, limit=limit)
     objective = estimator(air, images, prior, likelihood_sd=likelihood_sd)
     output = objective.output
     results = {"loss": objective.total_loss, "bound": -objective.loss.detach()}
@@ -121,12 +123,13 @@ class _Compiled:
         images: Tensor,
         labels: Tensor | None,
         continue_prob: float | Tensor,
+        limit: float | Tensor,
         likelihood_sd: float | Tensor | None = None,
     ) -> dict[str, Tensor]:
         # A number would be a constant to the compiler, and each new one a reason to start anew.
         scheduled = [
             torch.as_tensor(value, dtype=torch.float32, device=images.device)
-            for value in (continue_prob, likelihood_sd)
+            for value in (continue_prob, limit, likelihood_sd)
             if value is not None
         ]
         if self._compiled is None:

@@ -214,7 +214,7 @@ class CudaGraphStep:
                 group["lr"] = torch.full((), group["lr"], device=experiment.device)
         if experiment.scheduled is None:
             like = experiment.model.air.generative.prior.z_where_mean
-            experiment.scheduled = like.new_ones(2)
+            experiment.scheduled = like.new_ones(3)
 
     def _state_addresses(self) -> list[int]:
         """Where some of what the graph reads and writes lies; loading a state replaces all."""
