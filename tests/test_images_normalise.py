@@ -10,7 +10,7 @@ from air import AIRConfig
 from air.images import Preparation, describe_images, measure, normalise
 from air.images.normalise import background_of, noise_of
 from air.object_size import count_regions
-from tests import cases
+from experiments.benchmarks.own_images import cases
 
 
 def prepare(pictures, found):

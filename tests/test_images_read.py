@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from air.images import Pictures, describe_images, files, read_image
 from air.object_size import count_regions
-from tests import cases
+from experiments.benchmarks.own_images import cases
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ def test_kinds_of_files(name, scenes, tmp_path):
     found = describe_images(tmp_path)
     assert found.preparation.objects == objects
     assert found.channels == 1
-    config = cases.config_of(found)
+    config = AIRConfig(canvas_size=found.canvas_size, channels=found.channels)
     for picture, count in zip(pictures, scenes[1], strict=True):
         prepared, _ = found.preparation.prepare(picture.pixels, config, size=picture.size)
         assert count_regions(prepared) == count
