@@ -20,7 +20,7 @@ def place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     model = small_model(inference="paper")
     with torch.no_grad():  # sees something
-        model.inference.predictor.mlp[-1].bias[0] = 2.0
+        model.inference.predictor.mlp[-1].bias[0] = 5.0
     model.save_pretrained("model")
     (tmp_path / "images").mkdir()
     random = np.random.default_rng(0)
