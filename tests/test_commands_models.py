@@ -20,7 +20,7 @@ def place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     model = small_model(inference="paper")
     with torch.no_grad():  # sees something
-        model.inference.predictor.mlp[-1].bias[0] = 5.0
+        model.inference.predictor.mlp[-1].bias[0] = 2.0
     model.save_pretrained("model")
     (tmp_path / "images").mkdir()
     random = np.random.default_rng(0)
@@ -83,7 +83,7 @@ def test_predict_draws(place):
     assert sorted(path.name for path in (place / "seen").iterdir()) == ["a.png", "b.png", "c.png"]
     picture = np.asarray(Image.open("seen/b.png"))
     assert picture.shape[0] % 40 == 0
-    assert (picture == (255, 0, 0)).all(axis=-1).any()
+    assert (picture == (0, 255, 0)).all(axis=-1).any()  # the second box lies on the first
 
 
 def test_images_of_one_name_get_pictures_of_their_own(place):
