@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from air import AIR, AIRConfig, make_estimator
+from experiments.arguments import complete_recipe
 from experiments.boilr_model import AIRModel, check_shapes
 from experiments.datasets.sources import check_dataset
 from experiments.experiment import AIRExperiment, make_config
@@ -143,6 +144,7 @@ def read_settings(run: Run) -> argparse.Namespace:
             raise ValueError(f"{run.config_path}: {name} cannot be {value!r}.")
     args = argparse.Namespace(**{name: action.default for name, action in actions.items()})
     vars(args).update(saved)
+    complete_recipe(args)
     _check_model(run, args, config["air"])
     return args
 
