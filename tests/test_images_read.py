@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
+from air import AIRConfig
 from air.images import Pictures, describe_images, files, read_image
 from air.object_size import count_regions
 from experiments.benchmarks.own_images import cases
@@ -17,7 +18,7 @@ def scenes():
     rng = np.random.default_rng(0)
     counts = [int(n) for n in rng.integers(0, 4, 6)]
     counts[:2] = [3, 1]
-    return [cases.paint(cases.place(rng, n)) for n in counts], counts
+    return [cases.paint(cases.place(rng, n, cases.KINDS["control"]), 64) for n in counts], counts
 
 
 def as_bytes(scene):
