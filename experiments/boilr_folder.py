@@ -5,6 +5,7 @@ boilr keeps a run's settings in ``checkpoints/config.pkl`` and its metrics in
 """
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +64,8 @@ def convert_log(run: Run) -> None:
         for name, pairs in metrics.items():
             for step, value in pairs:
                 lines.setdefault((step, names[split]), {})[name] = value
-    for (step, split), values in sorted(lines.items()):
-        run.append_metrics(step, split, values)
+    rows = [{"step": s, "split": split, **lines[s, split]} for s, split in sorted(lines)]
+    run.write(run.metrics_path, "".join(f"{json.dumps(row)}\n" for row in rows).encode())
 
 
 def read_config(path: Path) -> dict[str, str | int | float | bool | None]:

@@ -29,6 +29,7 @@ from torch import Tensor
 from experiments.files import (
     DamagedFileError,
     is_debris,
+    make_folder,
     parse_json,
     read_file,
     read_json,
@@ -105,6 +106,7 @@ def save_checkpoint(
             for name, content in contents.items()
         },
     }
+    make_folder(folder, folder.parent)
     fresh = [name for name in contents if not (folder / name).exists()]
     try:
         # The weights last of the three: boilr takes any model_N.pt for a checkpoint.
@@ -232,6 +234,7 @@ def clean(folder: Path, step: int) -> None:
         folder: with the checkpoints.
         step: of the checkpoint that the run is continued from.
     """
+    make_folder(folder, folder.parent)
     found: dict[int, list[Path]] = {}
     for path in folder.iterdir():
         match = _OURS.fullmatch(path.name)

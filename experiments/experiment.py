@@ -31,10 +31,11 @@ from experiments.datasets.object_scale import scale_prior
 from experiments.datasets.scenes import DataSplits
 from experiments.datasets.sharded_scenes import ShardedSplits
 from experiments.datasets.sources import estimate_prior, folder_name, known_prior
+from experiments.files import write_file
 from experiments.guard import NonFiniteError
 from experiments.loaders import SceneManager
 from experiments.objective import make_objective
-from experiments.pictures import save_reconstructions, save_samples
+from experiments.pictures import draw_reconstructions, draw_samples
 
 PRIOR_LR_FACTOR = 10
 """Of the learning rate of a learned ``continue_prob``, which stays constant: one number, which Adam
@@ -323,8 +324,8 @@ class AIRExperiment(boilr.VAEExperimentManager):
         air, step = self.model.air, self.model.global_step
         images = self.dataloaders.test.images[: nrows * nrows // 2]
         folder = Path(img_folder)
-        save_reconstructions(air, images, folder / f"reconstruction_{step}.png")
-        save_samples(air, folder / f"sample_{step}.png", columns=nrows)
+        write_file(folder / f"reconstruction_{step}.png", draw_reconstructions(air, images))
+        write_file(folder / f"sample_{step}.png", draw_samples(air, columns=nrows))
 
 
 def make_config(args: argparse.Namespace, data_shape: tuple[int, ...], num_steps: int) -> AIRConfig:

@@ -127,6 +127,7 @@ class Trainer(boilr.Trainer):
             return
         check_room(Path(args.output), experiment.model, args.keep_checkpoint_max)
         run = self.run_folder = self._resumed or self._make_run()
+        run.make_folders()
         if args.resume:
             run.write_config(args, **self._description())
             run.drop_metrics_after(step)
@@ -197,7 +198,7 @@ class Trainer(boilr.Trainer):
             with StopSignals() as signals:
                 held_out = self._train(signals)
             if self.run_folder and self.stopped_by is None:
-                folder = self.run_folder.pretrained_folder
+                folder = self.run_folder.make_folder(self.run_folder.pretrained_folder)
                 air = self.experiment.model.air
                 air.preparation = preparation_of(self.experiment.args.dataset, air.config.channels)
                 save_pretrained(air, folder, overwrite=True)
@@ -323,7 +324,11 @@ class Trainer(boilr.Trainer):
             metrics = experiment.test_procedure()
             self._check_finite(metrics, step)
             if self.run_folder and (last or step % experiment.args.test_imgs_every == 0):
-                experiment.save_images(str(self.run_folder.image_folder))
+                try:
+                    images = self.run_folder.make_folder(self.run_folder.image_folder)
+                    experiment.save_images(str(images))
+                except OSError as error:  # no reason to lose the steps since the last checkpoint
+                    _say(f"no pictures of step {step}: {error}")
         tqdm.write(experiment.test_log_str(metrics, step, epoch))
         self._log(metrics, step, "held_out")
         experiment.model.train()

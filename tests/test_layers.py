@@ -12,8 +12,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 LAYERS = [
+    {"files"},
     {"types", "config", "functional", "distributions", "schedules", "visualization"},
-    {"files", "images", "image_files", "object_size", "shifts", "spatial_transformer"},
+    {"images", "image_files", "object_size", "shifts", "spatial_transformer"},
     {"collages", "networks", "preparation", "priors"},
     {"detections", "generative", "inference", "elbo", "score_function", "weights"},
     {"prediction"},

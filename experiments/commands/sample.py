@@ -6,9 +6,10 @@ from pathlib import Path
 
 import torch
 
+from air.files import write_new
 from air.visualization import image_grid
 from experiments.models import add_model_arguments, load_model, use_device
-from experiments.pictures import save_png
+from experiments.pictures import to_png
 
 DESCRIPTION = """\
 Draw scenes from a trained model's prior and write them as one picture: a row for each number of
@@ -56,7 +57,8 @@ def run(args: argparse.Namespace) -> int:
     images = model.sample(len(num_objects), num_objects=num_objects).images.clamp(0, 1)
     enlarged = images.repeat_interleave(2, dim=-1).repeat_interleave(2, dim=-2)
     args.output.parent.mkdir(parents=True, exist_ok=True)
-    save_png(image_grid(enlarged, columns=args.number), args.output)
+    picture = to_png(image_grid(enlarged, columns=args.number))
+    write_new(args.output, picture, overwrite=args.force)
     if args.json:
         print(json.dumps({"output": str(args.output), "num_objects": num_objects.tolist()}))
     else:

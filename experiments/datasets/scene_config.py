@@ -14,6 +14,7 @@ from experiments.datasets.multi_mnist import SEED
 from experiments.datasets.object_scale import LEAST_SD, MARGIN
 from experiments.datasets.scenes import packed_width
 from experiments.datasets.sprites import COLORS
+from experiments.files import read_file
 
 __all__ = ["PREFIX", "SceneConfig", "parse_scenes", "sprite_paths"]
 
@@ -152,7 +153,7 @@ class SceneConfig:
         digest = hashlib.sha256(self.name.encode())
         if self.sprite_folder is not None:
             for path in sprite_paths(self.sprite_folder):
-                digest.update(hashlib.sha256(path.read_bytes()).digest())
+                digest.update(hashlib.sha256(read_file(path, _MAX_SPRITE_BYTES)).digest())
         return digest.hexdigest()
 
     @classmethod
