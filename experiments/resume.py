@@ -8,8 +8,10 @@ from torch import Tensor
 
 from air import AIR, AIRConfig, make_estimator
 from experiments.boilr_model import AIRModel, check_shapes
+from experiments.checkpoints import Checkpoint
 from experiments.datasets.sources import check_dataset
 from experiments.experiment import AIRExperiment, make_config
+from experiments.files import DamagedFileError
 from experiments.runs import Run
 
 _NONE = "none on the weights"
@@ -159,6 +161,27 @@ def check_weights(run: Run, args: argparse.Namespace, weights: dict[str, Tensor]
         return AIRModel(AIR(config), make_estimator(args.estimator, config, args.num_samples))
 
     check_shapes(make, weights, str(run.checkpoint_folder))
+
+
+def check_saved_settings(run: Run, args: argparse.Namespace, checkpoint: Checkpoint) -> None:
+    """Check the settings against those that a checkpoint was made with.
+
+    ``config.json`` is easily edited by hand, a checkpoint has a checksum.
+
+    Raises:
+        ValueError: if a setting differs that a continued run cannot change.
+    """
+    saved = checkpoint.training.facts.get("settings") if checkpoint.training else None
+    if not isinstance(saved, dict):
+        raise DamagedFileError(f"the checkpoint of step {checkpoint.step} lacks its settings.")
+    known = {name: saved.get(name, value) for name, value in vars(args).items()}
+    try:
+        changed_settings(argparse.Namespace(**known), args)
+    except ValueError as error:
+        raise ValueError(
+            f"{run.config_path} is not what the checkpoint of step {checkpoint.step} was made "
+            f"with: {error}"
+        ) from None
 
 
 def _fits(action: argparse.Action, value: object) -> bool:
