@@ -237,10 +237,14 @@ def check_images(images: Tensor, config: AIRConfig) -> None:
 
 def _check_type(name: str, value: object, expected: Any) -> None:
     """Refuse a value of the wrong type, where JSON or a caller's slip could bring one."""
-    if expected in (int, float, bool):
-        good = is_number(value) if expected is float else type(value) is expected
+    if expected is float:
+        good = is_number(value)
+    elif expected is int:
+        good = _is_size(value)
+    elif expected is bool:
+        good = isinstance(value, bool)
     elif expected in (tuple[int, int], tuple[int, ...]):
-        good = isinstance(value, tuple) and all(type(item) is int for item in value)
+        good = isinstance(value, tuple) and all(map(_is_size, value))
         good = good and (expected == tuple[int, ...] or len(value) == 2)  # type: ignore[arg-type]
     elif expected == tuple[float, float, float]:
         good = isinstance(value, tuple) and len(value) == 3
@@ -252,6 +256,10 @@ def _check_type(name: str, value: object, expected: Any) -> None:
         if str(expected).startswith("tuple"):
             wanted = str(expected)
         raise ValueError(f"{name} must be of type {wanted} and finite, got {_short(value)}.")
+
+
+def _is_size(value: object) -> bool:
+    return type(value) is int and abs(value) < 2**31
 
 
 def _short(value: object) -> str:

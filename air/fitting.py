@@ -12,6 +12,7 @@ from torch import Tensor
 
 from air.collages import CollageMaker
 from air.config import AIRConfig
+from air.files import is_number
 from air.image_files import are_paths, read_images
 from air.images import as_images
 from air.model import AIR
@@ -201,8 +202,12 @@ def choose_config(
     prepared, _ = preparation(images, config)
     size = estimate_object_size(prepared)
     if object_size is not None:
-        if not object_size > 0:
-            raise ValueError(f"object_size must be above 0 pixels, got {object_size}.")
+        most = max(max(image.shape[1:]) for image in images)
+        if not (is_number(object_size) and 1 <= object_size <= most):
+            raise ValueError(
+                f"object_size must lie between 1 and the {most} pixels of the largest image, got "
+                f"{object_size!r:.40}."
+            )
         size = dataclasses.replace(size, size=object_size * preparation.scale)
     say(
         f"objects of {size.size / preparation.scale:.0f} px +- "

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from air.config import AIRConfig
+from air.files import is_number
 from air.images import as_float, to_channels
 
 __all__ = ["Frame", "Preparation", "describe_images"]
@@ -87,14 +88,14 @@ class Preparation:
         if isinstance(self.background, list):
             object.__setattr__(self, "background", tuple(self.background))
         numbers = self.background if isinstance(self.background, tuple) else (math.nan,)
-        if len(numbers) not in (0, 1, 3) or not all(_is_number(b) and 0 <= b <= 1 for b in numbers):
+        if len(numbers) not in (0, 1, 3) or not all(is_number(b) and 0 <= b <= 1 for b in numbers):
             raise ValueError(
-                f"background must hold no, 1 or 3 numbers in [0, 1], got {self.background!r}."
+                f"background must hold no, 1 or 3 numbers in [0, 1], got {self.background!r:.40}."
             )
         for name, most in (("contrast", 1 / _FAINTEST), ("scale", 1000.0)):
             value = getattr(self, name)
-            if not _is_number(value) or not 0 < value <= most:
-                raise ValueError(f"{name} must lie above 0 and up to {most:g}, got {value!r}.")
+            if not is_number(value) or not 0 < value <= most:
+                raise ValueError(f"{name} must lie above 0 and up to {most:g}, got {value!r:.40}.")
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain data, ready for JSON."""
@@ -214,7 +215,3 @@ def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
 def _is_grey(image: Tensor) -> bool:
     low, high = image.aminmax(dim=0)
     return (high - low).max().item() < 0.02
-
-
-def _is_number(value: object) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]

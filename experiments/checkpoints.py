@@ -29,6 +29,7 @@ from torch import Tensor
 from experiments.files import (
     DamagedFileError,
     is_debris,
+    is_number,
     make_folder,
     parse_json,
     read_file,
@@ -260,9 +261,7 @@ def _score(folder: Path, step: int) -> float | None:
         score = read_json(_manifest(folder, step)).get("score")
     except (DamagedFileError, OSError):
         return None
-    if isinstance(score, bool) or not isinstance(score, int | float):
-        return None
-    return float(score)
+    return float(score) if is_number(score) else None  # type: ignore[arg-type]
 
 
 def _read(folder: Path, step: int, *, needs_manifest: bool) -> Checkpoint:

@@ -396,6 +396,11 @@ def _z_where_prior(
     if args.z_where_mean is not None:
         mean = parse_three("z_where_mean", args.z_where_mean)
     elif args.object_size is not None:
+        if args.object_size > max(canvas):
+            raise ValueError(
+                f"object_size must be at most the {max(canvas)} pixels of the canvas, got "
+                f"{args.object_size:g}."
+            )
         mean = (scale_prior(canvas, args.object_size)[0], 0.0, 0.0)
     if args.z_where_sd is not None:
         sd = parse_three("z_where_sd", args.z_where_sd)

@@ -11,6 +11,7 @@ from air.preparation import Preparation
 from air.weights import find_folder, shipped_models
 from experiments.boilr_folder import read_run_config
 from experiments.boilr_model import check_shapes, read_checkpoint
+from experiments.cpu import check_threads
 from experiments.datasets.folder import PREFIX, parse_folder
 from experiments.runs import Run
 
@@ -76,8 +77,7 @@ def use_device(args: argparse.Namespace) -> torch.device:
         ValueError: if that is below 1.
     """
     if args.threads is not None:
-        if args.threads < 1:
-            raise ValueError(f"threads must be at least 1, got {args.threads}.")
+        check_threads(args.threads)
         torch.set_num_threads(args.threads)
     return torch.device("cuda" if torch.cuda.is_available() and not args.no_cuda else "cpu")
 

@@ -18,6 +18,7 @@ from experiments.files import (
     MAX_METRICS_BYTES,
     DamagedFileError,
     append_file,
+    is_debris,
     make_folder,
     parse_json,
     read_file,
@@ -26,6 +27,7 @@ from experiments.files import (
     write_file,
 )
 from experiments.help import program
+from experiments.locks import is_alive
 
 _NAME = re.compile(r"[^/\\.\x00-\x1f\ud800-\udfff][^/\\\x00-\x1f\ud800-\udfff]*")
 _MAX_NAME_BYTES = 200
@@ -209,6 +211,17 @@ class Run:
         """
         for folder in (self.checkpoint_folder, self.image_folder, self.tensorboard_folder):
             self.make_folder(folder)
+
+    def remove_debris(self) -> None:
+        """Remove what killed processes left behind; to be called by who holds the run's lock."""
+        for place, folders, names in os.walk(self.folder):
+            for name in filter(is_debris, (*folders, *names)):
+                # An evaluation that is under way holds no lock.
+                pid = re.search(r"\.(\d{1,9})\.[0-9a-f]+\.tmp$", name)
+                if pid and int(pid[1]) != os.getpid() and is_alive(int(pid[1]), None):
+                    continue
+                path = Path(place) / name
+                shutil.rmtree(path) if name in folders and not path.is_symlink() else path.unlink()
 
     def write(self, path: Path, content: bytes) -> None:
         """Write a file of the run whole; no link in the run is followed.

@@ -134,6 +134,7 @@ class Trainer(boilr.Trainer):
         run = self.run_folder = self._resumed or self._make_run()
         run.make_folders()
         if args.resume:
+            run.remove_debris()
             run.write_config(args, **self._description())
             run.drop_metrics_after(step)
             clean(run.checkpoint_folder, step)

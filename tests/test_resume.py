@@ -276,7 +276,10 @@ def test_other_threads_are_said_to_change_bits(start, capsys):
         ({"air": {"_target_": "os.system"}}, "unknown config field.*_target_"),
         ({"air": {"lstm_size": 10**9}}, "do not fit in lstm_size"),
         ({"air": {"max_objects": 10**9}, "args": {"max_objects": 10**9}}, "at most 1000"),
-        ({"args": {"z_what_size": 10**9}, "air": {"z_what_size": 10**9}}, "is not what the checkpoint"),
+        (
+            {"args": {"z_what_size": 10**9}, "air": {"z_what_size": 10**9}},
+            "is not what the checkpoint",
+        ),
     ],
     ids=str,
 )

@@ -322,3 +322,17 @@ def test_evaluations_are_json(trained, capsys):
     assert main([*evaluate[:-3], "--samples", "2", "--calibration", "--nocuda"]) == 0
     (path,) = trained.result_folder.glob("evaluation_*.json")
     json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(name))
+
+
+def test_a_resume_removes_what_killed_processes_left_in_the_run(trained):
+    left = [
+        trained.folder / ".config.json.999999999.ab12.tmp",
+        trained.image_folder / ".a.png.999999999.ab12.tmp",
+        trained.result_folder / ".files.999999999.ab12.tmp" / "imgs" / "a.png",
+    ]
+    mine = trained.result_folder / f".a.{os.getppid()}.ab12.tmp"  # an evaluation under way
+    for path in (*left, mine):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    assert main(list(commands(trained))[1]) == 0
+    assert [path for path in trained.folder.rglob("*.tmp*")] == [mine]
