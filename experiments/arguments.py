@@ -3,12 +3,13 @@
 import argparse
 import math
 from itertools import accumulate
+from pathlib import Path
 
 from air import AIRConfig
 from air.estimators import ESTIMATORS
 from air.schedules import Constant, parse_schedule
 from experiments.cpu import check_threads
-from experiments.datasets.sources import check_dataset, describe_names
+from experiments.datasets.sources import absolute_name, check_dataset, describe_names
 from experiments.files import is_number
 from experiments.guard import parse_on_nan
 from experiments.objective import PRECISIONS
@@ -16,7 +17,7 @@ from experiments.objective import PRECISIONS
 _MOST = {"num_samples": 10_000, "loglikelihood_samples": 100_000, "test_batch_size": 100_000}
 """What the size of a checkpoint does not bound, but the memory."""
 _LARGEST = 2**53
-"""Of any number: up to here floats hold all whole ones."""
+"""Of any whole number: up to here floats hold them all."""
 _MOST_SEED = 2**32
 """numpy takes no larger one."""
 
@@ -269,10 +270,10 @@ def check_numbers(args: argparse.Namespace) -> None:
         ValueError: if a number is out of its range.
     """
     for name, value in vars(args).items():
-        if type(value) in (int, float) and not (is_number(value) and abs(value) <= _LARGEST):
-            raise ValueError(
-                f"{name} must be a finite number up to {_LARGEST:g}, got {value!r:.40}."
-            )
+        if type(value) is float and not is_number(value):
+            raise ValueError(f"{name} must be a finite number, got {value}.")
+        if type(value) is int and abs(value) > _LARGEST:
+            raise ValueError(f"{name} must be at most {_LARGEST}, got {value!r:.40}.")
     for name in (
         *("num_samples", "max_objects", "z_what_size", "batch_size", "test_batch_size"),
         "train_log_every",
@@ -321,6 +322,7 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise ValueError(f"collages must be at least 0 steps, got {args.collages}.")
     if args.collages and args.dataset.startswith("shards:"):
         raise ValueError("--collages needs images in memory: it does not work with shards.")
+    make_absolute(args)
     check_dataset(args.dataset)
     if args.estimator not in ESTIMATORS:
         raise ValueError(
@@ -367,6 +369,14 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise ValueError(
             "--likelihood bernoulli has no standard deviation: --likelihood-sd must be a number."
         )
+
+
+def make_absolute(args: argparse.Namespace) -> None:
+    """Make relative paths among the settings absolute: a run is continued from anywhere."""
+    args.dataset = absolute_name(args.dataset)
+    for name in ("data_root", "mnist_root"):
+        if (path := getattr(args, name)) is not None:
+            setattr(args, name, str(Path(path).expanduser().absolute()))
 
 
 def _bends(schedule: object) -> list[int]:

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from air import AIR, AIRConfig, make_estimator
+from experiments.arguments import make_absolute
 from experiments.boilr_model import AIRModel, check_shapes
 from experiments.checkpoints import Checkpoint
 from experiments.datasets.sources import check_dataset
@@ -84,6 +85,7 @@ def resumed_args(output: str, name: str, **changes: Any) -> tuple[argparse.Names
     if "test_log_every" in changes and saved.test_imgs_every == saved.test_log_every:
         changes.setdefault("test_imgs_every", changes["test_log_every"])
     args = argparse.Namespace(**{**vars(saved), **changes})
+    make_absolute(args)
     found = changed_settings(saved, args)
     args.resume, args.output = run.name, output
     return args, found
@@ -145,6 +147,7 @@ def read_settings(run: Run) -> argparse.Namespace:
             raise ValueError(f"{run.config_path}: {name} cannot be {value!r}.")
     args = argparse.Namespace(**{name: action.default for name, action in actions.items()})
     vars(args).update(saved)
+    make_absolute(args)
     _check_model(run, args, config["air"])
     return args
 

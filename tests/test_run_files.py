@@ -335,4 +335,4 @@ def test_a_resume_removes_what_killed_processes_left_in_the_run(trained):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     assert main(list(commands(trained))[1]) == 0
-    assert [path for path in trained.folder.rglob("*.tmp*")] == [mine]
+    assert list(trained.folder.rglob("*.tmp*")) == [mine]
