@@ -220,7 +220,9 @@ class Predictions(Sequence[Detections]):
         text = io.StringIO(newline="")
         rows = [[_cell(file), *numbers] for file, *numbers in rows]
         csv.writer(text, lineterminator="\n").writerows([columns, *rows])
-        return write_new(path, text.getvalue().encode(), overwrite=overwrite)
+        return write_new(
+            path, text.getvalue().encode(errors="surrogateescape"), overwrite=overwrite
+        )
 
     def to_json(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
         """Write all but the pixels: counts, their probabilities, boxes, scores and z_what.

@@ -129,8 +129,12 @@ def fit(
         with torch.random.fork_rng(devices=_cuda_devices(device)):
             torch.manual_seed(seed * 1009 + start_number)
             training = Training(config, prepared, maker, batch_size)
-            model = training.run(num_steps, deadline, say)
-            elbo = _mean_elbo(model, prepared)
+            try:
+                model = training.run(num_steps, deadline, say)
+                elbo = _mean_elbo(model, prepared)
+            except FloatingPointError as error:
+                say(f"start {start_number + 1} of {n_init} broke down: {error}")
+                continue
         if not math.isfinite(elbo):
             say(f"start {start_number + 1} of {n_init} broke down (ELBO {elbo})")
             continue

@@ -91,7 +91,11 @@ class Training:
         self.images, self.maker, self.batch_size = images, maker, batch_size
 
     def run(self, num_steps: int, deadline: float | None, say: Callable[[str], None]) -> AIR:
-        """Train; hands back the model. See :func:`air.fit` for the three parts."""
+        """Train; hands back the model. See :func:`air.fit` for the three parts.
+
+        Raises:
+            FloatingPointError: if a loss is not finite, as soon as it is.
+        """
         config = self.model.config
         pace, rate = Pace(num_steps, deadline), Cosine(1e-3, 0.0, num_steps=num_steps)
         first, own, raised = 1e-5, 0.0, 0.5
@@ -114,6 +118,8 @@ class Training:
                     weight = _GUIDANCE * max(left, 0.0)
                 continue_prob = prior(round((position - own) * num_steps))
                 bound = self.own_step(continue_prob, weight, counted=position < own)
+                if not bound.isfinite():
+                    raise FloatingPointError(f"the loss of step {pace.step + 1} is not finite")
                 what = "log-likelihood less KL" if position < own else "ELBO"
                 what = f"{what} {bound.item():.1f}" if int(position * 10) >= said else what
             pace.advance()

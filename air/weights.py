@@ -25,6 +25,7 @@ from air.preparation import Preparation
 
 __all__ = [
     "SavedModel",
+    "check_finite",
     "check_header",
     "find_folder",
     "load_folder",
@@ -72,6 +73,7 @@ def save_folder(
         )
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().contiguous() for name, tensor in saved.tensors.items()}
+    check_finite(tensors, "the model")
     if half:
         tensors = {name: _halved(name, tensor) for name, tensor in tensors.items()}
     config = saved.config.to_json()
@@ -136,7 +138,26 @@ def load_folder(
     # Models saved by earlier versions have none.
     if metadata.get(_CHECKSUM) not in (None, _checksum(text, _kept(preparation, how), tensors)):
         raise ValueError(f"{folder} is damaged: its checksum is not the one it was saved with.")
+    check_finite(tensors, str(path))
     return SavedModel(config=config, preparation=preparation, tensors=tensors)
+
+
+def check_finite(tensors: dict[str, Tensor], name: str) -> None:
+    """Check weights: a model of NaN sees nothing, in any image, and does not say so.
+
+    Args:
+        tensors: the weights by their names.
+        name: of the weights, for messages.
+
+    Raises:
+        ValueError: if one is not finite.
+    """
+    odd = [key for key, tensor in tensors.items() if not tensor.isfinite().all()]
+    if odd:
+        raise ValueError(
+            f"{name} holds numbers that are not finite, in {', '.join(odd[:5])}"
+            f"{' and others' if odd[5:] else ''}: its training broke down. Train it again."
+        )
 
 
 def shipped_models() -> list[str]:

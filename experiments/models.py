@@ -8,7 +8,7 @@ import torch
 
 from air import AIR, AIRConfig
 from air.preparation import Preparation
-from air.weights import find_folder, shipped_models
+from air.weights import check_finite, find_folder, shipped_models
 from experiments.boilr_folder import read_run_config
 from experiments.boilr_model import check_shapes, read_checkpoint
 from experiments.cpu import check_threads
@@ -127,6 +127,7 @@ def load_run(run: Run, step: int | None, device: torch.device) -> tuple[int, AIR
         if name.startswith(prefix)
     }
     check_shapes(lambda: AIR(config), own, f"the checkpoint of step {step}")
+    check_finite(own, f"the checkpoint of step {step}")
     air = AIR(config)
     air.load_state_dict(own)
     air.preparation = preparation_of(settings.get("dataset"), config.channels)

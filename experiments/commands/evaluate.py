@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from air import AIR
 from air.evaluation import evaluate
+from air.files import check_free
 from air.shifts import shift_grid
 from air.types import Evaluation
 from experiments.arguments import add_data_arguments
@@ -20,6 +21,7 @@ from experiments.calibration import to_dict as calibration_to_dict
 from experiments.datasets import Scenes, check_max_objects
 from experiments.datasets.sources import check_dataset, folder_name, open_dataset
 from experiments.files import to_json, write_files
+from experiments.help import check_packages
 from experiments.localisation import check_boxes, format_localisation, localise
 from experiments.models import load_run, use_device
 from experiments.pictures import draw_localisation, draw_reconstructions, draw_samples
@@ -114,11 +116,16 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("--calibration weighs samples: give --samples of at least 1.")
     if args.images is not None and args.images < 1:
         raise ValueError(f"images must be at least 1, got {args.images}.")
+    if args.localisation:
+        check_packages("--localisation", "torchmetrics", "torchvision", "scipy", "sklearn")
+    if args.calibration:
+        check_packages("--calibration", "matplotlib")
     device = use_device(args)
     torch.manual_seed(args.seed)
     source = Run.find(args.output, args.load)
     config = read_run_config(source)
     source.make_folders()
+    check_free(source.result_folder / "evaluation.json", overwrite=True)
     convert_log(source)
     dataset = args.dataset or config["dataset"]
     check_dataset(dataset)

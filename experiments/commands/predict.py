@@ -1,13 +1,15 @@
 """``predict``: find the objects of images with a trained model."""
 
 import argparse
+import io
 import json
 import sys
 from pathlib import Path
 
 from tqdm import tqdm
 
-from air.detections import Predictions
+from air.detections import Detections, Predictions
+from air.files import check_free, write_new
 from air.image_files import find_images
 from experiments.models import add_model_arguments, load_model, use_device
 
@@ -61,6 +63,9 @@ def run(args: argparse.Namespace) -> int:
     # Before the work, not after it.
     _check_output(args.output, force=args.force)
     pictures = _pictures(args.draw, files, force=args.force)
+    if pictures:
+        args.draw.mkdir(parents=True, exist_ok=True)
+        check_free(pictures[0], overwrite=args.force)
     model = load_model(args.load, args.output_root, use_device(args)).air
     with tqdm(total=len(files), desc="predict", unit="image", file=sys.stderr) as bar:
         predictions = model.predict(
@@ -69,10 +74,9 @@ def run(args: argparse.Namespace) -> int:
     if args.output is not None:
         _write(predictions, args.output, force=args.force)
     if pictures:
-        args.draw.mkdir(parents=True, exist_ok=True)
         both = list(zip(predictions, pictures, strict=True))
         for detections, path in tqdm(both, desc="draw", unit="image", file=sys.stderr):
-            detections.draw().save(path)
+            write_new(path, _png(detections), overwrite=args.force)
     for detections, file in zip(predictions, files, strict=True):
         if args.json:
             print(json.dumps(detections.to_record() | {"path": str(file)}))
@@ -88,6 +92,12 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _png(detections: Detections) -> bytes:
+    content = io.BytesIO()
+    detections.draw().save(content, format="PNG")
+    return content.getvalue()
+
+
 def _check_output(path: Path | None, *, force: bool) -> None:
     if path is None:
         return
@@ -95,6 +105,8 @@ def _check_output(path: Path | None, *, force: bool) -> None:
         raise ValueError(f"--output must end in one of: {', '.join(_ENDINGS)}; got {path.name!r}.")
     if path.is_dir() or (path.exists() and not force):
         raise FileExistsError(f"{path} exists. Give another --output, or --force.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    check_free(path, overwrite=force)
 
 
 def _pictures(folder: Path | None, files: list[Path], *, force: bool) -> list[Path]:
@@ -123,7 +135,6 @@ def _pictures(folder: Path | None, files: list[Path], *, force: bool) -> list[Pa
 
 
 def _write(predictions: Predictions, path: Path, *, force: bool) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     if path.name.endswith(".coco.json"):
         predictions.to_coco(path, overwrite=force)
     elif path.name.endswith(".json"):
