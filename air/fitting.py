@@ -15,6 +15,7 @@ from air.config import AIRConfig
 from air.files import is_number
 from air.image_files import are_paths, read_images
 from air.images import as_images
+from air.memory import check_memory
 from air.model import AIR
 from air.object_size import ObjectSize, estimate_object_size
 from air.prediction import views_of
@@ -110,9 +111,16 @@ def fit(
         say=say,
         **settings,
     )
-    prepared, _ = preparation(tensors, config)
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    check_memory(
+        config,
+        batch_size,
+        torch.device(device),
+        gradients=True,
+        advice="Lower batch_size, max_objects or longest_side.",
+    )
+    prepared, _ = preparation(tensors, config)
     maker = None
     if guided:
         maker = CollageMaker(

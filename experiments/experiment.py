@@ -15,6 +15,7 @@ from air.collages import CollageMaker
 from air.config import check_images
 from air.evaluation import evaluate
 from air.guidance import learn_from_collages
+from air.memory import check_memory
 from air.object_size import estimate_object_size
 from air.schedules import parse_schedule
 from experiments import distributed
@@ -147,6 +148,17 @@ class AIRExperiment(boilr.VAEExperimentManager):
     def _make_model(self) -> AIRModel:
         complete_prior(self.args, self.dataloaders.splits)
         config = make_config(self.args, tuple(self.dataloaders.data_shape), self.num_steps)
+        for number, gradients in (
+            (self.args.batch_size // distributed.world_size() * self.args.num_samples, True),
+            (self.args.test_batch_size, False),
+        ):
+            check_memory(
+                config,
+                number,
+                self.device,
+                gradients=gradients,
+                advice="Lower --max-objects, --batch-size, --test-batch-size or --num-samples.",
+            )
         air = AIR(config)
         # The data is checked here, once, and not again at every step: uint8 images of one shape.
         for loader in (self.dataloaders.train, self.dataloaders.test):

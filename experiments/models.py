@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 
 from air import AIR, AIRConfig
+from air.memory import check_memory
 from air.preparation import Preparation
 from air.weights import check_finite, find_folder, shipped_models
 from experiments.boilr_folder import read_run_config
@@ -128,6 +129,7 @@ def load_run(run: Run, step: int | None, device: torch.device) -> tuple[int, AIR
     }
     check_shapes(lambda: AIR(config), own, f"the checkpoint of step {step}")
     check_finite(own, f"the checkpoint of step {step}")
+    check_memory(config, 1, device, advice="This model cannot be used here.")
     air = AIR(config)
     air.load_state_dict(own)
     air.preparation = preparation_of(settings.get("dataset"), config.channels)

@@ -11,6 +11,9 @@ from air.visualization import draw_boxes, image_grid, reconstruction_grid, to_ui
 from experiments.datasets import Scenes
 from experiments.localisation import tight_boxes
 
+_MOST_ROWS = 20
+"""Of samples; each scene takes the memory of all its objects."""
+
 
 def to_png(image: Tensor) -> bytes:
     """One image, float in [0, 1], ``(1 or 3, H, W)``, as a PNG file's content."""
@@ -41,9 +44,12 @@ def draw_localisation(air: AIR, scenes: Scenes, *, columns: int = 8) -> bytes:
 def draw_samples(air: AIR, *, columns: int = 8) -> bytes:
     """Scenes from the prior, a row for each number of objects from 1 to ``max_objects``.
 
+    Where these are many, some of them.
+
     Under the prior of n itself nearly all scenes are empty.
     """
-    num_objects = torch.arange(1, air.max_objects + 1).repeat_interleave(columns)
+    rows = min(air.max_objects, _MOST_ROWS)
+    num_objects = torch.linspace(1, air.max_objects, rows).round().long().repeat_interleave(columns)
     images = air.sample(len(num_objects), num_objects=num_objects).images
     enlarged = images.clamp(0, 1).repeat_interleave(2, dim=-1).repeat_interleave(2, dim=-2)
     return to_png(image_grid(enlarged, columns=columns))

@@ -15,6 +15,7 @@ LAYERS = [
     {"files"},
     {"types", "config", "functional", "distributions", "schedules", "visualization"},
     {"images", "image_files", "object_size", "shifts", "spatial_transformer"},
+    {"memory"},
     {"collages", "networks", "preparation", "priors"},
     {"detections", "generative", "inference", "elbo", "score_function", "weights"},
     {"prediction"},
