@@ -17,7 +17,7 @@ ALLOWED = {
     "experiments/calibration.py": {"figure.savefig"},  # into memory
     "experiments/commands/demo.py": {"webbrowser.open"},
     "experiments/datasets/image_files.py": {"Image.open"},  # what open_file opened
-    "experiments/demo/images.py": {"path.write_bytes"},  # in a temporary folder
+    "experiments/demo/images.py": {"path.write_bytes", "Image.open(io.BytesIO"},  # in memory
     "experiments/demo/screenshot.py": {"args.output.write_bytes", "browser.open"},
     "experiments/demo/server.py": {"folder.joinpath(file).read_bytes"},  # the package's own page
     "experiments/distributed.py": {"open(os.devnull"},
