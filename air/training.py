@@ -91,6 +91,8 @@ class Training:
             bound = self.step(
                 recipe.continue_prob(step), limit=1 if step < recipe.alone_until else None
             )
+            if not bound.isfinite():
+                raise FloatingPointError(f"the loss of step {pace.step + 1} is not finite")
             pace.advance()
             if int(pace.position * 10) > said:
                 said = int(pace.position * 10)
