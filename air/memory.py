@@ -13,6 +13,9 @@ _SMALL = 1 << 30
 _READING, _TRAINING = 8, 30
 """Measured: so many times the placed objects of all images, ``(B, T, C, H, W)`` of float32, are in
 memory at the same time; with gradients more."""
+_LOOK = 8000
+"""Measured: so many numbers of float32 for each candidate of the residual network, whose windows
+are of one size on any canvas."""
 _SYSTEM = Path("/proc/meminfo")
 _GROUP = Path("/sys/fs/cgroup/memory.max")
 
@@ -58,7 +61,8 @@ def check_memory(
     channels, height, width = config.image_shape
     times = num_images * (_TRAINING if gradients else _READING) + kept
     number = max_objects or config.max_objects
-    needed = 4 * times * number * channels * height * width
+    looks = config.num_candidates * _LOOK if config.inference == "residual" else 0
+    needed = 4 * (times * number * channels * height * width + num_images * looks)
     if needed <= _SMALL:
         return
     available = available_memory(device)

@@ -114,13 +114,13 @@ def test_fit_stops_at_the_first_loss_that_is_not_finite(monkeypatch):
         steps.append(1)
         return torch.tensor(math.nan if len(steps) >= 2 else 0.0)
 
-    monkeypatch.setattr(Training, "own_step", step)
+    monkeypatch.setattr(Training, "step", step)
     lines = []
     images = 1 - squares([6, 8], number=12, size=40)
     with pytest.raises(FloatingPointError, match="broke down"):
-        fit(images, num_steps=50, guided=False, log=lines.append, max_objects=2)
+        fit(images, num_steps=50, log=lines.append, max_objects=2)
     assert len(steps) == 2
-    assert "the loss of step 2 is not finite" in " ".join(lines)
+    assert "the ELBO is not finite at step 2" in " ".join(lines)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names of any bytes")

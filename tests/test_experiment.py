@@ -286,6 +286,29 @@ def test_continue_prob_schedule_reaches_the_prior_step_by_step(make_experiment):
     assert experiment.model.air.prior().num_steps.continue_prob.item() == pytest.approx(0.5)
 
 
+def test_one_object_an_image_until_the_step_that_is_asked_for(make_experiment):
+    experiment = make_experiment(continue_prob="0.5", alone_until=2, max_steps=4)
+    found = []
+    experiment.model.estimator.register_forward_hook(
+        lambda module, arguments, result: found.append(result.output.count_probs[..., 2:].max())
+    )
+    for _ in range(4):
+        train_one_step(experiment)
+    assert max(found[:2]) < 1e-12
+    assert min(found[2:]) > 1e-3
+
+
+def test_alone_until_is_the_recipes_by_default(make_args):
+    def alone_until(**changes):
+        return AIRExperiment._check_args(make_args(max_steps=50, **changes)).alone_until
+
+    assert alone_until(alone_until=None) == 5
+    assert alone_until(alone_until=None, inference="paper") == 0
+    assert alone_until(alone_until=7) == 7
+    with pytest.raises(ValueError, match="alone_until"):
+        alone_until(alone_until=-1)
+
+
 def test_likelihood_sd_schedule_reaches_the_likelihood_step_by_step(make_experiment):
     experiment = make_experiment(likelihood_sd="linear:0.5@0,0.5@2,0.1@4", max_steps=4)
     seen = []

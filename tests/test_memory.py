@@ -24,25 +24,35 @@ def test_what_there_is_is_known():
     assert 1 << 20 < memory.available_memory(CPU) < 1 << 50
 
 
-def test_a_small_model_that_claims_an_absurd_canvas_is_refused(tmp_path):
-    # Convolutions that halve an image twenty times: its size does not show in the weights.
-    sizes = {"lstm_size": 2, "predictor_hidden": (), "encoder_hidden": (), "decoder_hidden": ()}
-    sizes |= {"glimpse_size": (2, 2), "z_what_size": 1}
-    config = AIRConfig(canvas_size=(2**20, 2**20), image_channels=(1,) * 20, **sizes)
-    AIR(config).save_pretrained(tmp_path)
-    assert (tmp_path / "model.safetensors").stat().st_size < 20_000
-    with pytest.raises(ValueError, match=r"on a canvas of 1048576 x 1048576 take about \d+"):
+def test_a_small_model_that_claims_an_absurd_canvas_is_refused(tmp_path, monkeypatch):
+    # The residual network's weights show neither the canvas nor the number of objects.
+    sizes = {"encoder_hidden": (), "decoder_hidden": (), "glimpse_size": (2, 2), "z_what_size": 1}
+    AIR(AIRConfig(canvas_size=(2000, 2000), max_objects=1000, **sizes)).save_pretrained(tmp_path)
+    assert (tmp_path / "model.safetensors").stat().st_size < 1 << 20
+    monkeypatch.setattr(memory, "available_memory", lambda device: 64 << 30)
+    with pytest.raises(ValueError, match=r"on a canvas of 2000 x 2000 take about 128.* GB"):
         AIR.from_pretrained(tmp_path)
 
 
+def test_candidates_count_where_there_are_any(monkeypatch):
+    monkeypatch.setattr(memory, "available_memory", lambda device: 4 << 30)
+    options = {"num_images": 100, "device": CPU, "advice": "Take fewer."}
+    memory.check_memory(AIRConfig(num_candidates=1000, inference="paper"), **options)
+    memory.check_memory(AIRConfig(num_candidates=1000), **options | {"num_images": 10})
+    with pytest.raises(ValueError, match="200 images at a time .* Take fewer"):
+        memory.check_memory(AIRConfig(num_candidates=1000), **options | {"num_images": 200})
+
+
 def test_too_many_images_are_refused_and_fewer_are_not(monkeypatch):
-    model, images = small_model(), small_images(40)
+    model, images = small_model(inference="paper"), small_images(40)
     each = 4 * model.max_objects * images[0].numel()
     monkeypatch.setattr(memory, "_SMALL", 0)
     monkeypatch.setattr(memory, "available_memory", lambda device: each * (8 * 10 + 40))
     assert len(model.infer(images, batch_size=10).counts) == 40
     with pytest.raises(ValueError, match=r"11 images at a time .* Lower batch_size"):
         model.infer(images, batch_size=11)
+    with pytest.raises(ValueError, match="up to 4 objects"):  # not the model's own three
+        model.infer(images, batch_size=10, max_objects=4)
     with torch.no_grad():
         model(images[:15])
         with pytest.raises(ValueError, match="45 images at a time"):
