@@ -339,6 +339,8 @@ def check_arguments(args: argparse.Namespace) -> None:
     if args.object_size is not None and args.object_size < 1:
         raise ValueError(f"object_size must be at least 1 pixel, got {args.object_size:g}.")
     AIRConfig(max_objects=args.max_objects, z_what_size=args.z_what_size)
+    if args.alone_until < 0:
+        raise ValueError(f"alone_until must be at least 0, got {args.alone_until}.")
     if args.learn_continue_prob_from is not None and args.learn_continue_prob_from < 0:
         raise ValueError(
             f"learn_continue_prob_from must be at least 0, got {args.learn_continue_prob_from}."
