@@ -277,13 +277,18 @@ def _write(
 ) -> None:
     temporary = _temporary(path)
     try:
-        with os.fdopen(_create(temporary), "wb") as file:
+        handle = _create(temporary)
+        try:
             if callable(content):
-                content(file)
+                with os.fdopen(handle, "wb", closefd=False) as file:
+                    content(file)
             else:
-                file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+                rest = memoryview(content)
+                while len(rest):
+                    rest = rest[os.write(handle, rest) :]
+            os.fsync(handle)
+        finally:
+            os.close(handle)
         name_it(temporary, path)
     finally:
         with contextlib.suppress(FileNotFoundError):
