@@ -134,7 +134,7 @@ def add_own_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="P",
         help="prior probability of one more object: a number, or a schedule "
         "KIND:START:END:STEPS or KIND:VALUE@0,VALUE@STEP,... with KIND linear, exponential or "
-        "cosine (default: what air.recipe says for the network and --max-steps)",
+        "cosine (default: of air.recipe)",
     )
     model.add_argument(
         "--alone-until",
@@ -423,6 +423,6 @@ def complete_help(group: argparse._ArgumentGroup) -> None:
                 "the flags given"
             )
         elif "--lr" in action.option_strings:
-            action.help = "learning rate at the first step (default: what air.recipe says)"
+            action.help = "learning rate (default: of air.recipe)"
         elif action.help and action.default not in (None, "") and action.nargs != 0:
             action.help += " (default: %(default)s)"

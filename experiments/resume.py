@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from air import AIR, AIRConfig, make_estimator
-from experiments.arguments import make_absolute
+from experiments.arguments import complete_recipe, make_absolute
 from experiments.boilr_model import AIRModel, check_shapes
 from experiments.checkpoints import Checkpoint
 from experiments.datasets.sources import check_dataset
@@ -148,6 +148,7 @@ def read_settings(run: Run) -> argparse.Namespace:
     args = argparse.Namespace(**{name: action.default for name, action in actions.items()})
     vars(args).update(saved)
     make_absolute(args)
+    complete_recipe(args)
     _check_model(run, args, config["air"])
     return args
 

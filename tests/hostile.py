@@ -86,7 +86,11 @@ def make_boilr_checkpoint(folder):
 
 def make_run(folder):
     arguments = {"dataset": "multi-mnist", "batch_size": 8}
-    text = {"args": arguments, "air": AIRConfig().to_dict(), "dataset": "multi-mnist"}
+    text = {
+        "args": arguments,
+        "air": AIRConfig(z_where_sd=(0.2, 1.15, 1.15)).to_dict(),
+        "dataset": "multi-mnist",
+    }
     (folder / "config.json").write_text(json.dumps(text))
 
 

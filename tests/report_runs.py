@@ -13,7 +13,8 @@ from tests.small import finding_model
 def make_findings(**changes):
     """Of a model that finds at least one object in some scene."""
     scenes = make_scenes(30, name="tiny/held-out")
-    air = finding_model(scenes.images, canvas_size=CANVAS, glimpse_size=(6, 6))
+    sizes = {"canvas_size": CANVAS, "glimpse_size": (6, 6)}
+    air = finding_model(scenes.images, inference="paper", **sizes)
     curves = {
         "train": {
             "elbo": [(step, 400 + step / 10) for step in range(0, 1001, 100)],

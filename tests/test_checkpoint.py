@@ -21,7 +21,7 @@ def test_round_trip(saved):
     assert loaded.config == model.config
     assert not loaded.training
     images = small_images().round()
-    assert loaded.infer(images).count_probs.equal(model.infer(images).count_probs)
+    assert loaded.infer(images).count_probs.equal(model.eval().infer(images).count_probs)
     names = ["README.md", "config.json", "model.safetensors", "preprocessor_config.json"]
     assert sorted(path.name for path in folder.iterdir()) == names
 

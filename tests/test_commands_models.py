@@ -97,7 +97,7 @@ def test_predict_draws(place):
     assert sorted(path.name for path in (place / "seen").iterdir()) == ["a.png", "b.png", "c.png"]
     picture = np.asarray(Image.open("seen/b.png"))
     assert picture.shape[0] % 40 == 0
-    assert (picture == (255, 0, 0)).all(axis=-1).any()
+    assert (picture == (0, 255, 0)).all(axis=-1).any()  # the second box lies on the first
 
 
 def test_images_of_one_name_get_pictures_of_their_own(place):

@@ -10,7 +10,7 @@ from air import AIRConfig
 from air.images import Preparation, describe_images, measure, normalise
 from air.images.normalise import background_of, noise_of
 from air.object_size import count_regions
-from tests import cases
+from experiments.benchmarks.own_images import cases
 
 
 def prepare(pictures, found):
@@ -23,9 +23,14 @@ def accuracy(pictures, counts, found):
     return np.mean(np.array(read) == np.array(counts))
 
 
-@pytest.mark.parametrize("kind", cases.KINDS)
+APART = ["control", "gradient", "vignette_dark", "hot", "own_grey", "edge", "two_sizes"]
+APART += ["faint_and_bright", "cam16"]
+"""Kinds whose objects connected regions tell apart."""
+
+
+@pytest.mark.parametrize("kind", APART)
 def test_connected_regions_count_each_kind(kind):
-    pictures, counts = cases.make(kind)
+    pictures, counts = cases.make(kind, number=40)
     found = describe_images(pictures)
     assert accuracy(pictures, counts, found) >= 0.95
     assert found.preparation.objects == ("dark" if kind == "vignette_dark" else "bright")
@@ -44,7 +49,7 @@ def test_six_pictures_are_enough():
 
 
 def test_pictures_without_objects_are_black_among_others():
-    pictures, counts = cases.make("control", blank=0.5)
+    pictures, counts = cases.make("control", number=40, blank=0.5)
     assert sum(count == 0 for count in counts) > 15
     found = describe_images(pictures)
     assert accuracy(pictures, counts, found) == 1
@@ -53,7 +58,7 @@ def test_pictures_without_objects_are_black_among_others():
 @pytest.mark.parametrize("sd", [0.0, 0.02, 0.1])
 def test_noise_alone_is_black_and_refused_to_learn_from(sd):
     rng = np.random.default_rng(0)
-    blanks = [(0.2 + cases.noise(rng, sd=sd)).astype(np.float32)[None] for _ in range(20)]
+    blanks = [(0.2 + rng.normal(0, sd, (64, 64))).astype(np.float32)[None] for _ in range(20)]
     with pytest.raises(ValueError, match="nothing in them stands out from their background"):
         describe_images(blanks)
     found = describe_images(cases.make("control", number=20)[0])
@@ -71,8 +76,8 @@ def test_noise_alone_is_black_and_refused_to_learn_from(sd):
     ids=["exposure", "background", "more background", "noise"],
 )
 def test_another_days_pictures(change):
-    found = describe_images(cases.make("control")[0])
-    pictures, counts = cases.make("control", seed=7)
+    found = describe_images(cases.make("control", number=40)[0])
+    pictures, counts = cases.make("control", number=40, seed=7)
     others = [change(picture / 255).astype(np.float32) for picture in pictures]
     assert accuracy(others, counts, found) >= 0.97
 
@@ -88,7 +93,7 @@ def test_the_unit_of_the_pixels_does_not_matter():
 
 def test_the_noise_is_measured_beside_objects_and_a_slope():
     rng = np.random.default_rng(0)
-    picture = cases.gradient(rng, cases.place(rng, 3))
+    picture = cases.KINDS["gradient"].draw(rng, cases.place(rng, 3, cases.KINDS["gradient"]), 64)
     assert noise_of(torch.tensor(picture)[None]).item() == pytest.approx(0.02, rel=0.1)
 
 
@@ -97,7 +102,7 @@ def test_a_surface_goes_below_objects():
     y, x = np.mgrid[:80, :64] / 64
     slope = 0.3 + 0.2 * y + 0.3 * x - 0.2 * x * y + 0.1 * x**2
     disks = np.zeros((80, 64))
-    disks[:64] = cases.paint(cases.place(rng, 4, radii=(8,)))
+    disks[:64] = cases.paint(cases.place(rng, 4, cases.Kind(draw=None, radii=(8,))), 64)
     picture = torch.tensor(slope + 0.5 * disks + rng.normal(0, 0.01, slope.shape))[None]
     surface = background_of(picture, "smooth")[0]
     assert (surface - torch.tensor(slope)).abs().max() < 0.02
@@ -135,7 +140,9 @@ def test_colours_are_told_from_a_background_of_the_same_light():
 
 def test_a_measurement_is_in_the_pictures_units():
     rng = np.random.default_rng(0)
-    picture = torch.tensor(cases.cam16(rng, cases.place(rng, 2)))[None].float()
+    picture = torch.tensor(
+        cases.KINDS["cam16"].draw(rng, cases.place(rng, 2, cases.KINDS["cam16"]), 64)
+    )[None].float()
     one = measure(picture)
     assert one.level[0] == pytest.approx(157, abs=1)
     assert one.noise == pytest.approx(6, rel=0.1)

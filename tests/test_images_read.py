@@ -6,9 +6,10 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
+from air import AIRConfig
 from air.images import Pictures, describe_images, files, read_image
 from air.object_size import count_regions
-from tests import cases
+from experiments.benchmarks.own_images import cases
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +18,7 @@ def scenes():
     rng = np.random.default_rng(0)
     counts = [int(n) for n in rng.integers(0, 4, 6)]
     counts[:2] = [3, 1]
-    return [cases.paint(cases.place(rng, n)) for n in counts], counts
+    return [cases.paint(cases.place(rng, n, cases.KINDS["control"]), 64) for n in counts], counts
 
 
 def as_bytes(scene):
@@ -82,7 +83,7 @@ def test_kinds_of_files(name, scenes, tmp_path):
     found = describe_images(tmp_path)
     assert found.preparation.objects == objects
     assert found.channels == 1
-    config = cases.config_of(found)
+    config = AIRConfig(canvas_size=found.canvas_size, channels=found.channels)
     for picture, count in zip(pictures, scenes[1], strict=True):
         prepared, _ = found.preparation.prepare(picture.pixels, config, size=picture.size)
         assert count_regions(prepared) == count

@@ -39,7 +39,7 @@ def test_candidates_count_where_there_are_any(monkeypatch):
     options = {"num_images": 100, "device": CPU, "advice": "Take fewer."}
     memory.check_memory(AIRConfig(num_candidates=1000, inference="paper"), **options)
     memory.check_memory(AIRConfig(num_candidates=1000), **options | {"num_images": 10})
-    with pytest.raises(ValueError, match="200 images at a time .* Take fewer"):
+    with pytest.raises(ValueError, match=r"200 images at a time .* Take fewer"):
         memory.check_memory(AIRConfig(num_candidates=1000), **options | {"num_images": 200})
 
 

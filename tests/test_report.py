@@ -250,7 +250,7 @@ def table(html):
 
 def test_settings_show_what_was_changed_and_nothing_of_the_disk(html):
     settings = dict(re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", html))
-    assert settings["lr"] == "<b>0.0123</b><small>default: 0.001</small>"
+    assert settings["lr"] == "<b>0.0123</b><small>default: 0.002</small>"
     assert settings["batch_size"] == "<b>64</b>"
     assert "output" not in settings
     assert "/somewhere" not in html

@@ -143,6 +143,12 @@ def test_there_are_windows_of_two_sizes_where_objects_differ_in_size(mean):
         assert scales_of(mean, share * mean) == pytest.approx(expected)
 
 
+def test_both_sizes_are_above_nothing_under_any_prior():
+    for mean, sd in ((0.2, 0.2), (3.0, 30.0)):
+        scales = scales_of(mean, sd)
+        assert scales == pytest.approx((mean / 2, mean + sd))
+
+
 def test_each_size_has_its_own_saliency_and_its_share_of_the_candidates():
     sizes = {"z_where_mean": (4.0, 0.0, 0.0), "z_where_sd": (2.0, 1.0, 1.0)}
     network = large_model(num_candidates=5, **sizes).inference

@@ -55,7 +55,7 @@ def test_a_bound_that_is_not_finite_ends_it():
     training = make_training()
     with torch.no_grad():
         training.model.generative.decoder.mlp[-1].bias.fill_(float("nan"))
-    with pytest.raises(FloatingPointError, match="not finite at step 1$"):
+    with pytest.raises(FloatingPointError, match=r"not finite at step 1$"):
         training.run(20, None, lambda line: None)
 
 

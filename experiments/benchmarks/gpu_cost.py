@@ -141,6 +141,8 @@ def step_cost(batch_size: int, num_seeds: int = 1, *, gpu: GPU = H200, **setting
         gpu: the figures to reckon with.
         **settings: of the experiment, as for ``AIRExperiment.default_args``.
     """
+    # The paper's network: PyTorch cannot count another's convolutions for several seeds at once.
+    settings = {"inference": "paper"} | settings
     args = AIRExperiment.default_args(batch_size=batch_size, **settings)
     experiment = AIRExperiment(args)
     with contextlib.redirect_stdout(io.StringIO()):

@@ -20,7 +20,6 @@ output/<run>. Labels are never used to train, only to measure."""
 EVERYDAY = (
     "--dataset",
     "--estimator",
-    "--inference",
     "--max-objects",
     "--continue-prob",
     "--run-name",
