@@ -8,6 +8,8 @@ from typing import Any, Literal, Self, get_args
 import torch
 from torch import Tensor
 
+from air.files import is_number, parse_json
+
 __all__ = ["AIRConfig", "check_images"]
 
 Likelihood = Literal["normal", "bernoulli"]
@@ -190,7 +192,7 @@ class AIRConfig:
         Raises:
             ValueError: if the text is no JSON object of known fields.
         """
-        return cls.from_dict(json.loads(text))
+        return cls.from_dict(parse_json(text, "the configuration"))
 
 
 def check_images(images: Tensor, config: AIRConfig) -> None:
@@ -247,19 +249,35 @@ def check_images(images: Tensor, config: AIRConfig) -> None:
 
 def _check_type(name: str, value: object, expected: Any) -> None:
     """Refuse a value of the wrong type, where JSON or a caller's slip could bring one."""
-    if expected in (int, float, bool):
-        kinds: tuple[type, ...] = (int, float) if expected is float else (expected,)
-        good = isinstance(value, kinds) and (expected is bool or not isinstance(value, bool))
+    if expected is float:
+        good = is_number(value)
+    elif expected is int:
+        good = _is_size(value)
+    elif expected is bool:
+        good = isinstance(value, bool)
     elif expected in (tuple[int, int], tuple[int, ...]):
-        good = isinstance(value, tuple) and all(type(item) is int for item in value)
+        good = isinstance(value, tuple) and all(map(_is_size, value))
         good = good and (expected == tuple[int, ...] or len(value) == 2)  # type: ignore[arg-type]
     elif expected == tuple[float, float, float]:
         good = isinstance(value, tuple) and len(value) == 3
-        good = good and all(type(item) in (int, float) for item in value)  # type: ignore[attr-defined]
+        good = good and all(map(is_number, value))  # type: ignore[call-overload]
     else:
         good = isinstance(value, str)
     if not good:
         wanted = getattr(expected, "__name__", str(expected))
         if str(expected).startswith("tuple"):
             wanted = str(expected)
-        raise ValueError(f"{name} must be of type {wanted}, got {value!r}.")
+        raise ValueError(f"{name} must be of type {wanted} and finite, got {_short(value)}.")
+
+
+def _is_size(value: object) -> bool:
+    return type(value) is int and abs(value) < 2**31
+
+
+def _short(value: object) -> str:
+    """What it is, in a few words: a number can have more digits than Python will print."""
+    try:
+        text = repr(value)
+    except ValueError:
+        return "a number of thousands of digits"
+    return text if len(text) <= 100 else f"{text[:100]}..."

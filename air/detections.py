@@ -176,6 +176,21 @@ class Predictions(Sequence[Detections]):
         """Most probable number of objects of each image: int64 ``(B,)``."""
         return torch.tensor([detections.count for detections in self], dtype=torch.int64)
 
+    @property
+    def files(self) -> list[str | None]:
+        """Names of the files that the images were read from, None for those that were not.
+
+        Where two files have one name, as in two folders, all begin with what tells them apart.
+        """
+        paths = [d.source.absolute() for d in self if isinstance(d.source, Path)]
+        if len({path.name for path in paths}) == len(set(paths)):
+            return [detections.file for detections in self]
+        root = os.path.commonpath([path.parent for path in paths])
+        return [
+            d.source.absolute().relative_to(root).as_posix() if isinstance(d.source, Path) else None
+            for d in self
+        ]
+
     def to_dicts(self, *, masks: bool = True) -> list[dict[str, Tensor]]:
         """:meth:`Detections.to_dict` of each image."""
         return [detections.to_dict(masks=masks) for detections in self]
@@ -211,8 +226,11 @@ class Predictions(Sequence[Detections]):
         """
         columns, rows = self._by_image()
         text = io.StringIO(newline="")
+        rows = [[_cell(file), *numbers] for file, *numbers in rows]
         csv.writer(text, lineterminator="\n").writerows([columns, *rows])
-        return write_new(path, text.getvalue().encode(), overwrite=overwrite)
+        return write_new(
+            path, text.getvalue().encode(errors="surrogateescape"), overwrite=overwrite
+        )
 
     def to_json(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
         """Write all but the pixels: counts, their probabilities, boxes, scores and z_what.
@@ -220,7 +238,8 @@ class Predictions(Sequence[Detections]):
         Raises:
             FileExistsError: if the file exists, and ``overwrite`` is not given.
         """
-        content = {"images": [detections.to_record() for detections in self]}
+        both = zip(self, self.files, strict=True)
+        content = {"images": [detections.to_record() | {"file": file} for detections, file in both]}
         return write_new(path, _json(content), overwrite=overwrite)
 
     def to_coco(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
@@ -231,12 +250,13 @@ class Predictions(Sequence[Detections]):
         """
         images: list[dict[str, Any]] = []
         annotations: list[dict[str, Any]] = []
+        files = self.files
         for number, detections in enumerate(self, start=1):
             frame = detections.frame
             images.append(
                 {
                     "id": number,
-                    "file_name": detections.file or f"image_{number - 1:05}",
+                    "file_name": files[number - 1] or f"image_{number - 1:05}",
                     "height": frame.height,
                     "width": frame.width,
                 }
@@ -294,11 +314,11 @@ class Predictions(Sequence[Detections]):
         columns = ["file", "count", *(f"p{n}" for n in range(most))]
         rows = [
             [
-                _name(detections, number),
+                file or str(number),
                 detections.count,
                 *_rounded(detections.count_probs.tolist(), 6),
             ]
-            for number, detections in enumerate(self)
+            for number, (detections, file) in enumerate(zip(self, self.files, strict=True))
         ]
         return columns, rows
 
@@ -307,7 +327,7 @@ class Predictions(Sequence[Detections]):
         columns = ["image", "file", "object", "x_min", "y_min", "x_max", "y_max", "score"]
         columns += [f"z_what_{i}" for i in range(size)]
         rows: list[list[Any]] = []
-        for number, detections in enumerate(self):
+        for number, (detections, file) in enumerate(zip(self, self.files, strict=True)):
             objects = zip(
                 detections.boxes.tolist(),
                 detections.scores.tolist(),
@@ -315,7 +335,7 @@ class Predictions(Sequence[Detections]):
                 strict=True,
             )
             for index, (box, score, what) in enumerate(objects):
-                rows.append([number, detections.file, index, *box, score, *what])
+                rows.append([number, file, index, *box, score, *what])
         return columns, rows
 
 
@@ -328,8 +348,9 @@ def run_lengths(mask: Tensor) -> list[int]:
     return [0, *runs] if len(flat) and flat[0] else runs
 
 
-def _name(detections: Detections, number: int) -> str:
-    return detections.file or str(number)
+def _cell(file: str) -> str:
+    """A file's name that no spreadsheet takes for a formula; still a path to the file."""
+    return f"./{file}" if file.startswith(("=", "+", "-", "@", "\t", "\r")) else file
 
 
 def _rounded(values: list[float], digits: int) -> list[float]:

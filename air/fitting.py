@@ -12,6 +12,7 @@ from torch import Tensor
 
 from air.config import AIRConfig
 from air.images import Pictures, Preparation, describe_images, training_canvases
+from air.memory import check_memory
 from air.model import AIR
 from air.object_size import ObjectSize, scale_prior
 from air.recipe import likelihood_sd
@@ -89,11 +90,18 @@ def fit(
         say=say,
         **settings,
     )
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    check_memory(
+        config,
+        batch_size,
+        torch.device(device),
+        gradients=True,
+        advice="Lower batch_size, max_objects or longest_side.",
+    )
     prepared = training_canvases(pictures, preparation, config, seed=seed)
     for name, reason in pictures.skipped:
         say(f"left out: {name} ({reason})")
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     prepared = prepared.to(device)
     best: AIR | None = None
     best_elbo = -math.inf

@@ -23,6 +23,7 @@ from air.elbo import (
 from air.generative import Canvas, GenerativeModel, make_likelihood
 from air.images import Preparation
 from air.inference import InferenceNetwork, PaperInference
+from air.memory import check_memory
 from air.networks import GlimpseDecoder, GlimpseEncoder, ImageLSTM, StepPredictor
 from air.prediction import predict
 from air.priors import Prior, PriorNetwork
@@ -138,6 +139,14 @@ class AIR(nn.Module):
                 f"shifts must be integer, one (down, right) an image: {(len(images), 2)}, "
                 f"got {shifts.dtype} {tuple(shifts.shape)}."
             )
+        if self.validate_args:
+            check_memory(
+                self.config,
+                num_samples * len(images),
+                images.device,
+                gradients=torch.is_grad_enabled(),
+                advice="Give fewer images or samples at a time.",
+            )
         prior = self.prior() if prior is None else prior
         rollout, objects = self._unroll(
             images, prior, num_samples, shifts, detach_samples=detach_samples
@@ -213,13 +222,29 @@ class AIR(nn.Module):
                 f"got {shifts.dtype} {tuple(shifts.shape)}."
             )
         prior = self.prior(max_objects=max_objects)
-        parts = [
-            self.read(self.as_input(chunk), shifts, prior) for chunk in _chunks(images, batch_size)
-        ]
-        fields = [field.name for field in dataclasses.fields(Inference)]
-        return Inference(
-            **{name: torch.cat([getattr(part, name) for part in parts]) for name in fields}
+        chunks = _chunks(images, batch_size)
+        check_memory(
+            self.config,
+            len(chunks[0]) if images.dim() else 0,
+            self.device,
+            kept=len(images) if images.dim() else 0,
+            max_objects=max_objects,
+            advice="Lower batch_size, or read fewer images at a time: their placed objects are "
+            "kept. predict keeps none.",
         )
+        whole: dict[str, Tensor] = {}
+        start = 0
+        for chunk in chunks:
+            part = vars(self.read(self.as_input(chunk), shifts, prior))
+            if len(chunks) == 1:
+                return Inference(**part)
+            for name, value in part.items():
+                # Into its place: a list of parts would be in memory twice when it is joined.
+                if name not in whole:
+                    whole[name] = value.new_empty(len(images), *value.shape[1:])
+                whole[name][start : start + len(chunk)] = value
+            start += len(chunk)
+        return Inference(**whole)
 
     def predict(
         self,
@@ -302,6 +327,7 @@ class AIR(nn.Module):
             return {name: tuple(tensor.shape) for name, tensor in state.items()}
 
         saved = load_folder(find_folder(name_or_folder), shapes_of)
+        check_memory(saved.config, 1, torch.device("cpu"), advice="This model cannot be used here.")
         model = cls(saved.config)
         model.load_state_dict(saved.tensors)
         model.preparation = saved.preparation

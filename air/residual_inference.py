@@ -242,8 +242,11 @@ class ResidualInference(InferenceNetwork):
 
 
 def _scales(mean: float, sd: float) -> tuple[float, ...]:
-    """Scales to look for objects at: one where all are of about one size, else two."""
-    return (mean,) if sd < 0.12 * mean else (mean - sd, mean + sd)
+    """Scales to look for objects at: one where all are of about one size, else two.
+
+    The lower is at least half of the mean, however wide the prior: a scale is above 0.
+    """
+    return (mean,) if sd < 0.12 * mean else (max(mean - sd, mean / 2), mean + sd)
 
 
 def _blur(size: int, stride: int, kernel: int) -> Tensor:

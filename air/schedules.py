@@ -5,6 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
+from air.files import is_number
+
 __all__ = ["Chain", "Constant", "Cosine", "Exponential", "Linear", "Schedule", "parse_schedule"]
 
 Schedule = Callable[[int], float]
@@ -16,6 +18,10 @@ class Constant:
     """Always ``value``."""
 
     value: float
+
+    def __post_init__(self) -> None:
+        if not is_number(self.value):
+            raise ValueError("it must be a finite number")
 
     def __call__(self, step: int) -> float:
         """Value at ``step``."""
@@ -33,6 +39,8 @@ class _Ramp:
     def __post_init__(self) -> None:
         if self.num_steps < 1:
             raise ValueError(f"num_steps must be at least 1, got {self.num_steps}.")
+        if not (is_number(self.start) and is_number(self.end)):
+            raise ValueError("the ends of a schedule must be finite numbers")
 
     def __call__(self, step: int) -> float:
         """Value at ``step``."""

@@ -79,7 +79,7 @@ class Training:
             say: called with a line at each tenth of the way.
 
         Raises:
-            FloatingPointError: if the bound is not finite.
+            FloatingPointError: if the bound is not finite, as soon as it is.
         """
         pace, recipe = Pace(num_steps, deadline), recipe_for(self.model.config, num_steps)
         rate = Cosine(recipe.learning_rate, 0.0, num_steps=num_steps)
@@ -91,11 +91,11 @@ class Training:
             bound = self.step(
                 recipe.continue_prob(step), limit=1 if step < recipe.alone_until else None
             )
+            if not bound.isfinite():
+                raise FloatingPointError(f"the ELBO is not finite at step {pace.step + 1}")
             pace.advance()
             if int(pace.position * 10) > said:
                 said = int(pace.position * 10)
-                if not bound.isfinite():
-                    raise FloatingPointError(f"the ELBO is not finite at step {pace.step}")
                 seconds = time.monotonic() - start
                 say(f"{said * 10:3d} %, step {pace.step}, {seconds:.0f} s: ELBO {bound:.1f}")
         return self.model.eval()

@@ -9,7 +9,6 @@ import json
 import math
 import os
 import re
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +16,16 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save
 from torch import Tensor
 
 from air.config import AIRConfig
+from air.files import current_file, finish_files, open_file, parse_json, read_file, write_files
 from air.images import Preparation
 
 __all__ = [
     "SavedModel",
+    "check_finite",
     "check_header",
     "find_folder",
     "load_folder",
@@ -38,7 +39,6 @@ _PREPARATION = "preprocessor_config.json"
 _WEIGHTS = "model.safetensors"
 _CARD = "README.md"
 _FILES = (_WEIGHTS, _PREPARATION, _CARD, _CONFIG)
-"""In the order in which they are put in place: without the last there is no model."""
 _CHECKSUM = "sha256"
 _MAX_CONFIG = 1 << 20
 _MAX_HEADER = 1 << 20
@@ -67,29 +67,26 @@ def save_folder(
 ) -> None:
     """Write a model's files. See :meth:`air.AIR.save_pretrained`."""
     folder = Path(folder)
-    if not overwrite and any((folder / name).exists() for name in _FILES):
+    if not overwrite and any(current_file(folder, name).exists() for name in _FILES):
         raise FileExistsError(
             f"{folder} holds a model already, or a {_CARD}. Give another folder, or overwrite=True."
         )
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().contiguous() for name, tensor in saved.tensors.items()}
+    check_finite(tensors, "the model")
     if half:
         tensors = {name: _halved(name, tensor) for name, tensor in tensors.items()}
     config = saved.config.to_json()
     preparation = json.dumps(saved.preparation.to_dict(), indent=2)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as temporary:
-        # One entry only: safetensors writes several in an order that differs from call to call.
-        metadata = {_CHECKSUM: _checksum(config, _kept(saved.preparation, preparation), tensors)}
-        save_file(tensors, Path(temporary) / _WEIGHTS, metadata=metadata)
-        texts = {
-            _CONFIG: config + "\n",
-            _PREPARATION: preparation + "\n",
-            _CARD: model_card(saved, card),
-        }
-        for name, text in texts.items():
-            (Path(temporary) / name).write_text(text, encoding="utf-8")
-        for name in _FILES:
-            os.replace(Path(temporary) / name, folder / name)
+    # One entry only: safetensors writes several in an order that differs from call to call.
+    metadata = {_CHECKSUM: _checksum(config, _kept(saved.preparation, preparation), tensors)}
+    texts = {
+        _CONFIG: config + "\n",
+        _PREPARATION: preparation + "\n",
+        _CARD: model_card(saved, card),
+    }
+    contents = {name: text.encode() for name, text in texts.items()}
+    write_files(folder, contents | {_WEIGHTS: save(tensors, metadata=metadata)})
 
 
 def load_folder(
@@ -106,27 +103,28 @@ def load_folder(
         ValueError: if they cannot be read, or do not fit each other.
     """
     folder = Path(folder)
-    for name in (_CONFIG, _WEIGHTS):
-        if not (folder / name).is_file():
+    config_path, path = current_file(folder, _CONFIG), current_file(folder, _WEIGHTS)
+    for name, found_at in ((_CONFIG, config_path), (_WEIGHTS, path)):
+        if not found_at.is_file():
             raise FileNotFoundError(
                 f"{folder} holds no model: {name} is missing. "
                 "Expected a folder made by save_pretrained."
             )
     try:
-        text = _read_text(folder / _CONFIG)
+        text = read_file(config_path, _MAX_CONFIG).decode()
         config = AIRConfig.from_json(text)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{folder / _CONFIG} is no configuration of AIR: {error}") from error
-    preparation, how = _read_preparation(folder / _PREPARATION)
-    path = folder / _WEIGHTS
-    with open(path, "rb") as file:
-        header = check_header(file.read(8 + _MAX_HEADER), path.stat().st_size, str(path))
+    except ValueError as error:
+        raise ValueError(f"{config_path} is no configuration of AIR: {error}") from error
+    preparation, how = _read_preparation(current_file(folder, _PREPARATION))
+    with open_file(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        header = check_header(file.read(8 + _MAX_HEADER), size, str(path))
     metadata = header.pop("__metadata__", {})
     found = {name: tuple(entry["shape"]) for name, entry in header.items()}
     try:
         expected = shapes_of(config)
     except (RuntimeError, TypeError, OverflowError) as error:  # sizes that no tensor can have
-        raise ValueError(f"{folder / _CONFIG} makes no model: {error}") from error
+        raise ValueError(f"{config_path} makes no model: {error}") from error
     if expected != found:
         odd = sorted(name for name in expected | found if expected.get(name) != found.get(name))
         raise ValueError(
@@ -134,13 +132,32 @@ def load_folder(
             f"are {', '.join(odd[:5])}{' and others' if len(odd) > 5 else ''}."
         )
     try:
-        tensors = load_file(path)
+        tensors = load(read_file(path, size))
     except (SafetensorError, RuntimeError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
     # Models saved by earlier versions have none.
     if metadata.get(_CHECKSUM) not in (None, _checksum(text, _kept(preparation, how), tensors)):
         raise ValueError(f"{folder} is damaged: its checksum is not the one it was saved with.")
+    check_finite(tensors, str(path))
     return SavedModel(config=config, preparation=preparation, tensors=tensors)
+
+
+def check_finite(tensors: dict[str, Tensor], name: str) -> None:
+    """Check weights: a model of NaN sees nothing, in any image, and does not say so.
+
+    Args:
+        tensors: the weights by their names.
+        name: of the weights, for messages.
+
+    Raises:
+        ValueError: if one is not finite.
+    """
+    odd = [key for key, tensor in tensors.items() if not tensor.isfinite().all()]
+    if odd:
+        raise ValueError(
+            f"{name} holds numbers that are not finite, in {', '.join(odd[:5])}"
+            f"{' and others' if odd[5:] else ''}: its training broke down. Train it again."
+        )
 
 
 def shipped_models() -> list[str]:
@@ -182,6 +199,7 @@ def push_folder(folder: Path, name: str, *, private: bool = False) -> str:
     if not _HUB_NAME.fullmatch(name):
         raise ValueError(f"name must be of the form owner/model, got {name!r}.")
     hub = _import_hub("to push a model to the hub")
+    finish_files(folder)
     api = hub.HfApi()
     api.create_repo(repo_id=name, private=private, exist_ok=True)
     return str(api.upload_folder(repo_id=name, folder_path=str(folder)))
@@ -243,7 +261,7 @@ def check_header(start: bytes, size: int, name: str) -> dict[str, Any]:
     if len(start) < 8 or length > min(_MAX_HEADER, len(start) - 8):
         raise ValueError(f"{name} is damaged: it cannot hold a header of {length} bytes.")
     try:
-        header = json.loads(start[8 : 8 + length].decode("utf-8"))
+        header = parse_json(start[8 : 8 + length], "it")
         for tensor, entry in header.items():
             if tensor == "__metadata__":
                 if not isinstance(entry, dict):
@@ -296,17 +314,10 @@ def _read_preparation(path: Path) -> tuple[Preparation, str]:
     if not path.is_file():  # models saved by earlier versions have none
         return Preparation(), ""
     try:
-        text = _read_text(path)
-        return Preparation.from_dict(json.loads(text)), text
-    except (ValueError, RecursionError) as error:
+        text = read_file(path, _MAX_CONFIG).decode()
+        return Preparation.from_dict(parse_json(text, path.name)), text
+    except ValueError as error:
         raise ValueError(f"{path} does not say how to prepare images: {error}") from error
-
-
-def _read_text(path: Path) -> str:
-    size = path.stat().st_size
-    if size > _MAX_CONFIG:
-        raise ValueError(f"{size} bytes are too many")
-    return path.read_text(encoding="utf-8")
 
 
 def _import_hub(purpose: str) -> Any:

@@ -2,17 +2,25 @@
 
 import argparse
 import math
+from itertools import accumulate
+from pathlib import Path
 
 from air import AIRConfig
 from air.estimators import ESTIMATORS
 from air.recipe import continue_prob_points, recipe_for
 from air.schedules import Constant, parse_schedule
-from experiments.datasets.sources import check_dataset, describe_names
+from experiments.cpu import check_threads
+from experiments.datasets.sources import absolute_name, check_dataset, describe_names
+from experiments.files import is_number
 from experiments.guard import parse_on_nan
 from experiments.objective import PRECISIONS
 
 _MOST = {"num_samples": 10_000, "loglikelihood_samples": 100_000, "test_batch_size": 100_000}
 """What the size of a checkpoint does not bound, but the memory."""
+_LARGEST = 2**53
+"""Of any whole number: up to here floats hold them all."""
+_MOST_SEED = 2**32
+"""numpy takes no larger one."""
 
 
 def add_own_arguments(parser: argparse.ArgumentParser) -> None:
@@ -251,7 +259,13 @@ def check_numbers(args: argparse.Namespace) -> None:
     Raises:
         ValueError: if a number is out of its range.
     """
+    for name, value in vars(args).items():
+        if type(value) is float and not is_number(value):
+            raise ValueError(f"{name} must be a finite number, got {value}.")
+        if type(value) is int and abs(value) > _LARGEST:
+            raise ValueError(f"{name} must be at most {_LARGEST}, got {value!r:.40}.")
     for name in (
+        *("num_samples", "max_objects", "z_what_size", "batch_size", "test_batch_size"),
         "train_log_every",
         "test_log_every",
         "loglikelihood_every",
@@ -262,7 +276,16 @@ def check_numbers(args: argparse.Namespace) -> None:
     ):
         if getattr(args, name) < 1:
             raise ValueError(f"{name} must be at least 1, got {getattr(args, name)}.")
-    for name in ("test_imgs_every", "threads"):
+    check_threads(args.threads)
+    if not 0 <= args.seed <= _MOST_SEED - args.num_seeds:
+        raise ValueError(
+            f"seed must lie between 0 and {_MOST_SEED - args.num_seeds}, got {args.seed}."
+        )
+    if args.loglikelihood_samples < 0:
+        raise ValueError(
+            f"loglikelihood_samples must be at least 0, got {args.loglikelihood_samples}."
+        )
+    for name in ("test_imgs_every",):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise ValueError(f"{name} must be at least 1, got {getattr(args, name)}.")
     if args.max_grad_norm is not None and not args.max_grad_norm > 0:
@@ -285,6 +308,7 @@ def check_arguments(args: argparse.Namespace) -> None:
             raise ValueError(f"{name} must be at most {most}, got {getattr(args, name)}.")
     if args.num_seeds > 1:
         _check_together(args)
+    make_absolute(args)
     check_dataset(args.dataset)
     if args.estimator not in ESTIMATORS:
         raise ValueError(
@@ -312,14 +336,17 @@ def check_arguments(args: argparse.Namespace) -> None:
     for name in ("z_where_mean", "z_where_sd"):
         if (text := getattr(args, name)) is not None:
             parse_three(name, text)
-    if args.object_size is not None and not 0 < args.object_size < math.inf:
-        raise ValueError(f"object_size must be above 0 pixels, got {args.object_size}.")
+    if args.object_size is not None and args.object_size < 1:
+        raise ValueError(f"object_size must be at least 1 pixel, got {args.object_size:g}.")
+    AIRConfig(max_objects=args.max_objects, z_what_size=args.z_what_size)
+    if args.alone_until < 0:
+        raise ValueError(f"alone_until must be at least 0, got {args.alone_until}.")
     if args.learn_continue_prob_from is not None and args.learn_continue_prob_from < 0:
         raise ValueError(
             f"learn_continue_prob_from must be at least 0, got {args.learn_continue_prob_from}."
         )
     continue_prob = parse_schedule(args.continue_prob)
-    for step in (0, args.max_steps):
+    for step in (*_bends(continue_prob), args.max_steps):
         if not 0 < continue_prob(step) < 1:
             raise ValueError(
                 "--continue-prob must stay between 0 and 1, both excluded, "
@@ -328,7 +355,7 @@ def check_arguments(args: argparse.Namespace) -> None:
     if args.likelihood_sd is None:
         return
     likelihood_sd = parse_schedule(args.likelihood_sd)
-    for step in (0, args.max_steps):
+    for step in (*_bends(likelihood_sd), args.max_steps):
         if not 0 < likelihood_sd(step) < math.inf:
             raise ValueError(
                 f"--likelihood-sd must stay above 0, got {likelihood_sd(step)} at step {step}."
@@ -358,6 +385,20 @@ def complete_recipe(args: argparse.Namespace) -> None:
         args.continue_prob = "exponential:" + ",".join(
             f"{value:g}@{step}" for value, step in points
         )
+
+
+def make_absolute(args: argparse.Namespace) -> None:
+    """Make relative paths among the settings absolute: a run is continued from anywhere."""
+    args.dataset = absolute_name(args.dataset)
+    for name in ("data_root", "mnist_root"):
+        if (path := getattr(args, name)) is not None:
+            setattr(args, name, str(Path(path).expanduser().absolute()))
+
+
+def _bends(schedule: object) -> list[int]:
+    """The steps from 0 on at which a schedule has its extremes, but for the last."""
+    lengths = [ramp.num_steps for ramp in getattr(schedule, "ramps", ())]
+    return list(accumulate(lengths, initial=0))
 
 
 def _check_together(args: argparse.Namespace) -> None:

@@ -5,13 +5,14 @@ boilr keeps a run's settings in ``checkpoints/config.pkl`` and its metrics in
 """
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any
 
 from experiments.arguments import complete_recipe
 from experiments.datasets import find_spec
 from experiments.experiment import AIRExperiment, make_config
-from experiments.files import DamagedFileError, read_file
+from experiments.files import DamagedFileError, is_number, read_file
 from experiments.runs import Run
 from experiments.safe_pickle import MAX_BYTES, Record, read_pickle
 
@@ -65,8 +66,8 @@ def convert_log(run: Run) -> None:
         for name, pairs in metrics.items():
             for step, value in pairs:
                 lines.setdefault((step, names[split]), {})[name] = value
-    for (step, split), values in sorted(lines.items()):
-        run.append_metrics(step, split, values)
+    rows = [{"step": s, "split": split, **lines[s, split]} for s, split in sorted(lines)]
+    run.write(run.metrics_path, "".join(f"{json.dumps(row)}\n" for row in rows).encode())
 
 
 def read_config(path: Path) -> dict[str, str | int | float | bool | None]:
@@ -80,7 +81,7 @@ def read_config(path: Path) -> dict[str, str | int | float | bool | None]:
     if not isinstance(record, Record) or record.kind != "Namespace":
         raise DamagedFileError(f"{path} holds no settings.")
     for name, value in record.fields.items():
-        if not isinstance(value, _PLAIN):
+        if not isinstance(value, _PLAIN) or (type(value) is int and not is_number(value)):
             raise DamagedFileError(f"{path} has a setting {name!r} that is no plain value.")
     return record.fields
 
@@ -118,5 +119,6 @@ def _is_pair(pair: Any) -> bool:
         type(pair) is tuple
         and len(pair) == 2
         and type(pair[0]) is int
-        and type(pair[1]) in (int, float)
+        and is_number(pair[0])
+        and (is_number(pair[1]) or isinstance(pair[1], float))
     )

@@ -13,9 +13,9 @@ scene holds n objects" with the probability of n, over all scenes (the class-wis
 al., 2019).
 """
 
+import io
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -180,8 +180,8 @@ def format_calibration(calibrations: dict[str, Calibration]) -> str:
     return "\n".join(lines)
 
 
-def save_reliability(calibrations: dict[str, Calibration], path: Path) -> None:
-    """Draw each posterior's bins: the share right against the probability given, as PNG."""
+def draw_reliability(calibrations: dict[str, Calibration]) -> bytes:
+    """Each posterior's bins: the share right against the probability given, as PNG."""
     from matplotlib.figure import Figure  # here, because importing it takes half a second
 
     figure = Figure(figsize=(3.4 * len(calibrations), 3.8), layout="constrained")
@@ -205,4 +205,6 @@ def save_reliability(calibrations: dict[str, Calibration], path: Path) -> None:
         )
         panel.title.set_fontsize(9)
     panels[0].set_ylabel("share right (area: scenes)")
-    figure.savefig(path, dpi=110)
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=110)
+    return content.getvalue()

@@ -29,6 +29,8 @@ from torch import Tensor
 from experiments.files import (
     DamagedFileError,
     is_debris,
+    is_number,
+    make_folder,
     parse_json,
     read_file,
     read_json,
@@ -105,6 +107,7 @@ def save_checkpoint(
             for name, content in contents.items()
         },
     }
+    make_folder(folder, folder.parent)
     fresh = [name for name in contents if not (folder / name).exists()]
     try:
         # The weights last of the three: boilr takes any model_N.pt for a checkpoint.
@@ -232,6 +235,7 @@ def clean(folder: Path, step: int) -> None:
         folder: with the checkpoints.
         step: of the checkpoint that the run is continued from.
     """
+    make_folder(folder, folder.parent)
     found: dict[int, list[Path]] = {}
     for path in folder.iterdir():
         match = _OURS.fullmatch(path.name)
@@ -257,9 +261,7 @@ def _score(folder: Path, step: int) -> float | None:
         score = read_json(_manifest(folder, step)).get("score")
     except (DamagedFileError, OSError):
         return None
-    if isinstance(score, bool) or not isinstance(score, int | float):
-        return None
-    return float(score)
+    return float(score) if is_number(score) else None  # type: ignore[arg-type]
 
 
 def _read(folder: Path, step: int, *, needs_manifest: bool) -> Checkpoint:

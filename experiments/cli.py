@@ -1,6 +1,7 @@
 """The command line: one parser, one subcommand a module of ``experiments.commands``."""
 
 import argparse
+import io
 import sys
 from collections.abc import Sequence
 
@@ -68,6 +69,9 @@ def _complete(parser: argparse.ArgumentParser) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit status, 2 for what the caller can mend."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):  # no work is lost to a name that they cannot print
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     if not argv or (argv[0].startswith("-") and argv[0] not in ("-h", "--help", "--version")):
         argv.insert(0, "train")
     parser = make_parser()

@@ -2,7 +2,23 @@
 
 import os
 
-__all__ = ["busy_hint", "load"]
+__all__ = ["busy_hint", "check_threads", "load"]
+
+_MOST_THREADS = 1024
+"""Of one process; OpenMP dies, without a word, where the system refuses it one."""
+
+
+def check_threads(threads: int | None) -> None:
+    """Check a number of threads before it is set.
+
+    Args:
+        threads: of PyTorch; None for its own choice.
+
+    Raises:
+        ValueError: if there are none, or far more than any machine has cores.
+    """
+    if threads is not None and not 1 <= threads <= _MOST_THREADS:
+        raise ValueError(f"threads must be at least 1 and at most {_MOST_THREADS}, got {threads}.")
 
 
 def load() -> float:

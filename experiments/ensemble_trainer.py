@@ -202,7 +202,8 @@ class EnsembleTrainer:
             if seed.folder is None:
                 continue
             if last or step % args.test_imgs_every == 0:
-                experiment.save_images(str(seed.folder.image_folder))
+                images = seed.folder.make_folder(seed.folder.image_folder)
+                experiment.save_images(str(images))
             if last or step % args.checkpoint_every == 0:
                 model.checkpoint(str(seed.folder.checkpoint_folder), args.keep_checkpoint_max)
             if last:

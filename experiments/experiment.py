@@ -12,6 +12,7 @@ from torch import Tensor
 from air import AIR, AIRConfig, Constant, Cosine, make_estimator
 from air.config import check_images
 from air.evaluation import evaluate
+from air.memory import check_memory
 from air.object_size import LEAST_SCALE_SD, position_sd, scale_prior
 from air.recipe import likelihood_sd
 from air.schedules import parse_schedule
@@ -29,9 +30,10 @@ from experiments.boilr_model import AIRModel
 from experiments.datasets.scenes import DataSplits
 from experiments.datasets.sharded_scenes import ShardedSplits
 from experiments.datasets.sources import estimate_prior, folder_name, known_prior
+from experiments.files import write_file
 from experiments.loaders import SceneManager
 from experiments.objective import make_objective
-from experiments.pictures import save_reconstructions, save_samples
+from experiments.pictures import draw_reconstructions, draw_samples
 
 PRIOR_LR_FACTOR = 10
 """Of the learning rate of a learned ``continue_prob``, which stays constant: one number, which Adam
@@ -49,7 +51,8 @@ class AIRExperiment(boilr.VAEExperimentManager):
 
     scheduled: Tensor | None = None
     """On the device, ``(3,)``: the prior's probability of one more object, the most objects that
-    may be found and the likelihood's standard deviation, filled by :meth:`set_schedules`, where they must not be Python numbers."""
+    may be found and the likelihood's standard deviation, filled by :meth:`set_schedules`, where
+    they must not be Python numbers."""
 
     def __init__(self, args: argparse.Namespace | None = None) -> None:
         if args is None and "ipykernel" in sys.modules:
@@ -144,6 +147,17 @@ class AIRExperiment(boilr.VAEExperimentManager):
         complete_prior(self.args, self.dataloaders.splits)
         data_shape = tuple(self.dataloaders.data_shape)
         config = make_config(self.args, data_shape, self.num_steps)
+        for number, gradients in (
+            (self.args.batch_size // distributed.world_size() * self.args.num_samples, True),
+            (self.args.test_batch_size, False),
+        ):
+            check_memory(
+                config,
+                number,
+                self.device,
+                gradients=gradients,
+                advice="Lower --max-objects, --batch-size, --test-batch-size or --num-samples.",
+            )
         if self.args.likelihood_sd is None:
             self.args.likelihood_sd = f"{config.likelihood_sd:g}"
         air = AIR(config)
@@ -282,8 +296,8 @@ class AIRExperiment(boilr.VAEExperimentManager):
         air, step = self.model.air, self.model.global_step
         images = self.dataloaders.test.images[: nrows * nrows // 2]
         folder = Path(img_folder)
-        save_reconstructions(air, images, folder / f"reconstruction_{step}.png")
-        save_samples(air, folder / f"sample_{step}.png", columns=nrows)
+        write_file(folder / f"reconstruction_{step}.png", draw_reconstructions(air, images))
+        write_file(folder / f"sample_{step}.png", draw_samples(air, columns=nrows))
 
 
 def make_config(args: argparse.Namespace, data_shape: tuple[int, ...], num_steps: int) -> AIRConfig:
@@ -351,6 +365,11 @@ def _z_where_prior(
     if args.z_where_mean is not None:
         mean = parse_three("z_where_mean", args.z_where_mean)
     elif args.object_size is not None:
+        if args.object_size > max(canvas):
+            raise ValueError(
+                f"object_size must be at most the {max(canvas)} pixels of the canvas, got "
+                f"{args.object_size:g}."
+            )
         mean = scale_prior(canvas, args.object_size)["z_where_mean"]
     if args.z_where_sd is not None:
         sd = parse_three("z_where_sd", args.z_where_sd)

@@ -1,18 +1,38 @@
 """Help that fits a screen: the flags of every day, all of them on demand, and what to type."""
 
 import argparse
+import importlib.util
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Parser", "program"]
+__all__ = ["Parser", "check_packages", "program"]
 
 
 def program() -> str:
     """How this program was called: ``air`` where it is installed, else ``python main.py``."""
     return "air" if Path(sys.argv[0]).stem == "air" else "python main.py"
+
+
+def check_packages(flag: str, *names: str) -> None:
+    """Check that what a flag needs is installed, before any work is done for it.
+
+    Args:
+        flag: that needs it, for the message.
+        *names: of packages, as they are imported.
+
+    Raises:
+        ImportError: if one cannot be found.
+    """
+    for name in names:
+        try:
+            found = importlib.util.find_spec(name) is not None
+        except ValueError:  # of a package that was put out of reach
+            found = False
+        if not found:
+            raise ImportError(f"{flag} needs {name}, which is not installed: pip install {name}.")
 
 
 class Parser(argparse.ArgumentParser):

@@ -146,6 +146,11 @@ class SceneManager(boilr.data.BaseDatasetManager):
                 f"{len(self.splits.held_out)} held-out scenes are too few for "
                 f"{distributed.world_size()} processes to judge by: start fewer."
             )
+        self.identity = {
+            "train": self.splits.train.sha256,
+            "held_out": self.splits.held_out.sha256,
+        }
+        """What tells this data from other data; the same wherever it lies, and in all processes."""
         self.is_counted = self.splits.train.is_counted and self.splits.held_out.is_counted
         """Whether the number of objects is known of every scene."""
         super().__init__(cfg, cuda=device.type == "cuda", device=device)

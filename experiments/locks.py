@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from experiments.files import DamagedFileError, read_json
+from experiments.files import DamagedFileError, read_file, read_json, write_file
 
 
 class RunLockedError(OSError):
@@ -41,7 +41,7 @@ class RunLock:
         own = {"host": socket.gethostname(), "pid": pid, "started": process_start(pid)}
         own["key"] = secrets.token_hex(8)
         temporary = self.path.with_name(f".lock.{pid}.{own['key']}.tmp")
-        temporary.write_text(json.dumps(own) + "\n", encoding="utf-8")
+        write_file(temporary, f"{json.dumps(own)}\n".encode())
         try:
             with _exclusive(self.path.parent):
                 if self.path.exists():
@@ -82,6 +82,10 @@ class RunLock:
         except FileNotFoundError:
             return
         except (DamagedFileError, KeyError) as error:
+            # After a power cut, which its owner has not outlived, a file is there without content.
+            with contextlib.suppress(DamagedFileError):
+                if not read_file(self.path, 4096).strip(b"\x00"):
+                    return
             raise RunLockedError(
                 f"{self.path} is no lock of ours ({error}). If no process works in "
                 f"{self.path.parent}, remove it."

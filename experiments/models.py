@@ -8,9 +8,11 @@ import torch
 
 from air import AIR, AIRConfig
 from air.images import Preparation
-from air.weights import find_folder, shipped_models
+from air.memory import check_memory
+from air.weights import check_finite, find_folder, shipped_models
 from experiments.boilr_folder import read_run_config
 from experiments.boilr_model import check_shapes, read_checkpoint
+from experiments.cpu import check_threads
 from experiments.datasets.folder import PREFIX, parse_folder
 from experiments.runs import Run
 
@@ -76,8 +78,7 @@ def use_device(args: argparse.Namespace) -> torch.device:
         ValueError: if that is below 1.
     """
     if args.threads is not None:
-        if args.threads < 1:
-            raise ValueError(f"threads must be at least 1, got {args.threads}.")
+        check_threads(args.threads)
         torch.set_num_threads(args.threads)
     return torch.device("cuda" if torch.cuda.is_available() and not args.no_cuda else "cpu")
 
@@ -127,6 +128,8 @@ def load_run(run: Run, step: int | None, device: torch.device) -> tuple[int, AIR
         if name.startswith(prefix)
     }
     check_shapes(lambda: AIR(config), own, f"the checkpoint of step {step}")
+    check_finite(own, f"the checkpoint of step {step}")
+    check_memory(config, 1, device, advice="This model cannot be used here.")
     air = AIR(config)
     air.load_state_dict(own)
     air.preparation = preparation_of(settings.get("dataset"), config.channels)

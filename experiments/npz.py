@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.files import DamagedFileError
+from experiments.files import DamagedFileError, open_file
 from experiments.safe_pickle import Array, read_pickle
 
 __all__ = ["member_names", "parse_array", "parse_objects", "read_members"]
@@ -56,7 +56,7 @@ def read_members(path: Path, names: list[str]) -> dict[str, bytearray]:
         DamagedFileError: if it is no such archive, or unpacks to too much.
     """
     try:
-        with open(path, "rb") as raw, zipfile.ZipFile(raw) as archive:
+        with open_file(path) as raw, zipfile.ZipFile(raw) as archive:
             members = archive.infolist()
             found = sorted(member.filename for member in members)
             if found != sorted(f"{name}.npy" for name in names):

@@ -20,7 +20,7 @@ Precision = Literal["float32", "tf32", "bf16"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 ObjectiveFunction = Callable[
-    [AIR, Estimator, Tensor, Tensor | None, float | Tensor, float | Tensor | None],
+    [AIR, Estimator, Tensor, Tensor | None, float | Tensor, float | Tensor, float | Tensor | None],
     dict[str, Tensor],
 ]
 

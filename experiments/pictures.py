@@ -1,6 +1,6 @@
 """PNG files of what a model sees and dreams."""
 
-from pathlib import Path
+import io
 
 import torch
 from PIL import Image
@@ -11,21 +11,25 @@ from air.visualization import draw_boxes, image_grid, reconstruction_grid, to_ui
 from experiments.datasets import Scenes
 from experiments.localisation import tight_boxes
 
-
-def save_png(image: Tensor, path: Path) -> None:
-    """Save one image, float in [0, 1], ``(1 or 3, H, W)``."""
-    Image.fromarray(to_uint8(image.cpu()).numpy()).save(path)
+_MOST_ROWS = 20
+"""Of samples; each scene takes the memory of all its objects."""
 
 
-def save_reconstructions(air: AIR, images: Tensor, path: Path) -> None:
-    """Save inputs beside their reconstructions, with the inferred boxes in both."""
+def to_png(image: Tensor) -> bytes:
+    """One image, float in [0, 1], ``(1 or 3, H, W)``, as a PNG file's content."""
+    content = io.BytesIO()
+    Image.fromarray(to_uint8(image.cpu()).numpy()).save(content, format="PNG")
+    return content.getvalue()
+
+
+def draw_reconstructions(air: AIR, images: Tensor) -> bytes:
+    """Inputs beside their reconstructions, with the inferred boxes in both."""
     reading = air.infer(images)
-    picture = reconstruction_grid(images, reading.canvas, reading.boxes, reading.counts)
-    save_png(picture, path)
+    return to_png(reconstruction_grid(images, reading.canvas, reading.boxes, reading.counts))
 
 
-def save_localisation(air: AIR, scenes: Scenes, path: Path, *, columns: int = 8) -> None:
-    """Save scenes with their true boxes, each above itself with what was found.
+def draw_localisation(air: AIR, scenes: Scenes, *, columns: int = 8) -> bytes:
+    """Scenes with their true boxes, each above itself with what was found.
 
     Boxes found are drawn tight around what the model draws, as the true ones are.
     """
@@ -34,15 +38,18 @@ def save_localisation(air: AIR, scenes: Scenes, path: Path, *, columns: int = 8)
     above = draw_boxes(scenes.images, scenes.boxes, scenes.num_objects)
     below = draw_boxes(scenes.images, found.cpu(), reading.counts.cpu())
     gap = above.new_full((*above.shape[:2], 3, above.shape[3]), 0.5)
-    save_png(image_grid(torch.cat([above, gap, below], dim=-2), columns=columns, padding=6), path)
+    return to_png(image_grid(torch.cat([above, gap, below], dim=-2), columns=columns, padding=6))
 
 
-def save_samples(air: AIR, path: Path, *, columns: int = 8) -> None:
-    """Save scenes from the prior, a row for each number of objects from 1 to ``max_objects``.
+def draw_samples(air: AIR, *, columns: int = 8) -> bytes:
+    """Scenes from the prior, a row for each number of objects from 1 to ``max_objects``.
+
+    Where these are many, some of them.
 
     Under the prior of n itself nearly all scenes are empty.
     """
-    num_objects = torch.arange(1, air.max_objects + 1).repeat_interleave(columns)
+    rows = min(air.max_objects, _MOST_ROWS)
+    num_objects = torch.linspace(1, air.max_objects, rows).round().long().repeat_interleave(columns)
     images = air.sample(len(num_objects), num_objects=num_objects).images
     enlarged = images.clamp(0, 1).repeat_interleave(2, dim=-1).repeat_interleave(2, dim=-2)
-    save_png(image_grid(enlarged, columns=columns), path)
+    return to_png(image_grid(enlarged, columns=columns))

@@ -1,6 +1,5 @@
 """How far a run is: one object out of a checkpoint, one checkpoint out of it."""
 
-import hashlib
 import math
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -9,7 +8,6 @@ import torch
 from torch import Tensor
 
 from experiments.checkpoints import Checkpoint, Training
-from experiments.datasets.sharded_scenes import ShardedScenes
 from experiments.experiment import AIRExperiment
 from experiments.files import DamagedFileError
 from experiments.guard import NonFiniteGuard
@@ -66,7 +64,7 @@ def collect(
         "window": {"names": names, "length": length, "seconds": seconds},
         "held_out": progress.held_out,
         "skipped": guard.skipped,
-        "data": _data(experiment),
+        "data": experiment.dataloaders.identity,
         "machine": machine(device),
         "settings": vars(experiment.args),
         "air": experiment.model.air.config.to_dict(),
@@ -89,10 +87,11 @@ def restore(
     assert checkpoint.training is not None
     tensors, facts = checkpoint.training.tensors, checkpoint.training.facts
     step = number(facts, "step", lambda value: value == checkpoint.step)
-    if facts.get("data") != _data(experiment):
+    data = experiment.dataloaders.identity
+    if facts.get("data") != data:
         raise ValueError(
-            f"the run was trained on other data: {facts.get('data')}, and not "
-            f"{_data(experiment)}. Give it the same (--data-root, --mnist-root)."
+            f"the run was trained on other data: {facts.get('data')}, and not {data}. Give it the "
+            "same (--data-root, --mnist-root)."
         )
     position = read_position(
         Training(tensors=tensors, facts=_part(facts, "position")), experiment.dataloaders.train
@@ -107,16 +106,6 @@ def restore(
     )
     set_random_state(Training(tensors=tensors, facts=_part(facts, "random")), device)
     return progress, differences(facts.get("machine"), machine(device))
-
-
-def _data(experiment: AIRExperiment) -> dict[str, Any]:
-    """What tells the training data from other data."""
-    train = experiment.dataloaders.splits.train
-    if isinstance(train, ShardedScenes):
-        sums = "".join(shard["images"] for shard in train.index.sha256[train.split])
-        number = sum(train.index.sizes[train.split])
-        return {"scenes": number, "sha256": hashlib.sha256(sums.encode()).hexdigest()}
-    return {"scenes": len(train), "pixel_sum": train.pixel_sum}
 
 
 def _read_window(state: Training, device: torch.device) -> Window:

@@ -7,10 +7,12 @@ from typing import Any
 from torch import Tensor
 
 from air import AIR, AIRConfig, make_estimator
-from experiments.arguments import complete_recipe
+from experiments.arguments import complete_recipe, make_absolute
 from experiments.boilr_model import AIRModel, check_shapes
+from experiments.checkpoints import Checkpoint
 from experiments.datasets.sources import check_dataset
 from experiments.experiment import AIRExperiment, make_config
+from experiments.files import DamagedFileError
 from experiments.runs import Run
 
 _NONE = "none on the weights"
@@ -83,6 +85,7 @@ def resumed_args(output: str, name: str, **changes: Any) -> tuple[argparse.Names
     if "test_log_every" in changes and saved.test_imgs_every == saved.test_log_every:
         changes.setdefault("test_imgs_every", changes["test_log_every"])
     args = argparse.Namespace(**{**vars(saved), **changes})
+    make_absolute(args)
     found = changed_settings(saved, args)
     args.resume, args.output = run.name, output
     return args, found
@@ -144,6 +147,7 @@ def read_settings(run: Run) -> argparse.Namespace:
             raise ValueError(f"{run.config_path}: {name} cannot be {value!r}.")
     args = argparse.Namespace(**{name: action.default for name, action in actions.items()})
     vars(args).update(saved)
+    make_absolute(args)
     complete_recipe(args)
     _check_model(run, args, config["air"])
     return args
@@ -161,6 +165,27 @@ def check_weights(run: Run, args: argparse.Namespace, weights: dict[str, Tensor]
         return AIRModel(AIR(config), make_estimator(args.estimator, config, args.num_samples))
 
     check_shapes(make, weights, str(run.checkpoint_folder))
+
+
+def check_saved_settings(run: Run, args: argparse.Namespace, checkpoint: Checkpoint) -> None:
+    """Check the settings against those that a checkpoint was made with.
+
+    ``config.json`` is easily edited by hand, a checkpoint has a checksum.
+
+    Raises:
+        ValueError: if a setting differs that a continued run cannot change.
+    """
+    saved = checkpoint.training.facts.get("settings") if checkpoint.training else None
+    if not isinstance(saved, dict):
+        raise DamagedFileError(f"the checkpoint of step {checkpoint.step} lacks its settings.")
+    known = {name: saved.get(name, value) for name, value in vars(args).items()}
+    try:
+        changed_settings(argparse.Namespace(**known), args)
+    except ValueError as error:
+        raise ValueError(
+            f"{run.config_path} is not what the checkpoint of step {checkpoint.step} was made "
+            f"with: {error}"
+        ) from None
 
 
 def _fits(action: argparse.Action, value: object) -> bool:

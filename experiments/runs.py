@@ -14,10 +14,24 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from experiments.files import DamagedFileError, parse_json, read_json, to_json, write_file
+from experiments.files import (
+    MAX_METRICS_BYTES,
+    DamagedFileError,
+    append_file,
+    is_debris,
+    make_folder,
+    parse_json,
+    read_file,
+    read_json,
+    to_json,
+    write_file,
+)
 from experiments.help import program
+from experiments.locks import is_alive
 
-_NAME = re.compile(r"[^/\\\x00-\x1f]+")
+_NAME = re.compile(r"[^/\\.\x00-\x1f\ud800-\udfff][^/\\\x00-\x1f\ud800-\udfff]*")
+_MAX_NAME_BYTES = 200
+"""File systems take 255; a number may be added."""
 
 
 @dataclass(frozen=True)
@@ -106,12 +120,7 @@ class Run:
         # A run that died while it was made is none: nobody could continue it, or use its name.
         hidden = cls(Path(output) / f".starting-{os.getpid()}-{secrets.token_hex(4)}")
         try:
-            for folder in (
-                hidden.checkpoint_folder,
-                hidden.image_folder,
-                hidden.tensorboard_folder,
-            ):
-                folder.mkdir(parents=True)
+            hidden.make_folders()
             if config is not None:
                 write_file(hidden.config_path, to_json(config))
             return cls._name(hidden.folder, name, description)
@@ -183,7 +192,45 @@ class Run:
 
     def write_config(self, args: argparse.Namespace, **more: Any) -> None:
         """Save the arguments, and what else describes the run, as JSON."""
-        write_file(self.config_path, to_json({"args": vars(args), **more}))
+        self.write(self.config_path, to_json({"args": vars(args), **more}))
+
+    def make_folder(self, folder: Path) -> Path:
+        """Make a folder of the run again if it is gone.
+
+        Raises:
+            NotADirectoryError: if a link or a file is in its place: a run may be a stranger's, and
+                links in it lead anywhere.
+        """
+        return make_folder(folder, self.folder)
+
+    def make_folders(self) -> None:
+        """Make the folders of the run again that are gone.
+
+        Raises:
+            NotADirectoryError: as :meth:`make_folder`.
+        """
+        for folder in (self.checkpoint_folder, self.image_folder, self.tensorboard_folder):
+            self.make_folder(folder)
+
+    def remove_debris(self) -> None:
+        """Remove what killed processes left behind; to be called by who holds the run's lock."""
+        for place, folders, names in os.walk(self.folder):
+            for name in filter(is_debris, (*folders, *names)):
+                # An evaluation that is under way holds no lock.
+                pid = re.search(r"\.(\d{1,9})\.[0-9a-f]+\.tmp$", name)
+                if pid and int(pid[1]) != os.getpid() and is_alive(int(pid[1]), None):
+                    continue
+                path = Path(place) / name
+                shutil.rmtree(path) if name in folders and not path.is_symlink() else path.unlink()
+
+    def write(self, path: Path, content: bytes) -> None:
+        """Write a file of the run whole; no link in the run is followed.
+
+        Raises:
+            OSError: if it cannot be written.
+        """
+        self.make_folder(path.parent)
+        write_file(path, content)
 
     def read_config(self) -> dict[str, Any]:
         """What :meth:`write_config` saved.
@@ -205,26 +252,29 @@ class Run:
     def append_metrics(self, step: int, split: str, metrics: dict[str, Any]) -> None:
         """Add one line to ``metrics.jsonl``."""
         line = json.dumps({"step": step, "split": split, **metrics})
-        with self.metrics_path.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        self.make_folder(self.result_folder)
+        append_file(self.metrics_path, f"{line}\n".encode())
 
     def drop_metrics_after(self, step: int) -> None:
         """Remove the lines of steps after this one, and half a line, if a process died in it."""
+        self.make_folder(self.result_folder)
         if not self.metrics_path.exists():
             return
         kept = [
             line
-            for line in self.metrics_path.read_bytes().splitlines(keepends=True)
+            for line in read_file(self.metrics_path, MAX_METRICS_BYTES).splitlines(keepends=True)
             if line.endswith(b"\n") and _step_of(line) <= step
         ]
-        write_file(self.metrics_path, b"".join(kept))
+        self.write(self.metrics_path, b"".join(kept))
 
 
 def _check_name(name: str) -> None:
-    if not _NAME.fullmatch(name) or name in (".", "..", "latest"):
+    # One that begins with a dot is hidden: also from those who look for runs.
+    long = len(name.encode(errors="replace")) > _MAX_NAME_BYTES
+    if not _NAME.fullmatch(name) or name == "latest" or long:
         raise ValueError(
-            f"{name!r} cannot name a run: expected a plain folder name without slashes, "
-            "other than 'latest'."
+            f"{name[:100]!r} cannot name a run: expected a plain folder name without slashes that "
+            f"does not begin with a dot, of at most {_MAX_NAME_BYTES} bytes, other than 'latest'."
         )
 
 

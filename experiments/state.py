@@ -12,7 +12,7 @@ from torch import Tensor
 
 from experiments import distributed
 from experiments.checkpoints import Training
-from experiments.files import DamagedFileError
+from experiments.files import DamagedFileError, is_number
 
 
 @dataclass(eq=False)
@@ -167,6 +167,6 @@ def number(facts: dict[str, Any], name: str, check: Callable[[Any], bool]) -> An
         DamagedFileError: if it is missing, of another type, or not as ``check`` wants it.
     """
     value = facts.get(name)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not check(value):
+    if not is_number(value) or not check(value):
         raise DamagedFileError(f"the saved {name}, {value!r}, makes no sense.")
     return value

@@ -1,5 +1,6 @@
 """The training loop: boilr's, with its faults mended."""
 
+import argparse
 import itertools
 import math
 import signal
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import boilr
+import numpy as np
 import torch
 from boilr.utils import set_rnd_seed
 from torch import Tensor
@@ -33,7 +35,7 @@ from experiments.guard import NonFiniteError, NonFiniteGuard, parse_on_nan
 from experiments.locks import RunLock
 from experiments.models import preparation_of
 from experiments.progress import Progress, Window, collect, restore
-from experiments.resume import changed_settings, check_weights, read_settings
+from experiments.resume import changed_settings, check_saved_settings, check_weights, read_settings
 from experiments.runs import Run
 from experiments.signals import StopSignals
 from experiments.state import machine
@@ -103,9 +105,12 @@ class Trainer(boilr.Trainer):
         if hint and self.device.type == "cpu" and distributed.is_main():
             print(f"hint: {hint}", file=sys.stderr)
         if checkpoint and self._resumed:
+            check_saved_settings(self._resumed, args, checkpoint)
             check_weights(self._resumed, args, checkpoint.weights)
+        distributed.check_same(_settings(args))
         set_rnd_seed(args.seed)
         experiment.setup(self.device)
+        distributed.check_same({"the data": experiment.dataloaders.identity})
         distributed.same_weights(experiment.model)
         self._check_experiment(experiment)
         self.guard = NonFiniteGuard(
@@ -125,7 +130,9 @@ class Trainer(boilr.Trainer):
             return
         check_room(Path(args.output), experiment.model, args.keep_checkpoint_max)
         run = self.run_folder = self._resumed or self._make_run()
+        run.make_folders()
         if args.resume:
+            run.remove_debris()
             run.write_config(args, **self._description())
             run.drop_metrics_after(step)
             clean(run.checkpoint_folder, step)
@@ -195,7 +202,7 @@ class Trainer(boilr.Trainer):
             with StopSignals() as signals:
                 held_out = self._train(signals)
             if self.run_folder and self.stopped_by is None:
-                folder = self.run_folder.pretrained_folder
+                folder = self.run_folder.make_folder(self.run_folder.pretrained_folder)
                 air = self.experiment.model.air
                 air.preparation = preparation_of(self.experiment.args.dataset, air.config.channels)
                 save_pretrained(air, folder, overwrite=True)
@@ -296,7 +303,11 @@ class Trainer(boilr.Trainer):
             metrics = experiment.test_procedure()
             self._check_finite(metrics, step)
             if self.run_folder and (last or step % experiment.args.test_imgs_every == 0):
-                experiment.save_images(str(self.run_folder.image_folder))
+                try:
+                    images = self.run_folder.make_folder(self.run_folder.image_folder)
+                    experiment.save_images(str(images))
+                except OSError as error:  # no reason to lose the steps since the last checkpoint
+                    _say(f"no pictures of step {step}: {error}")
         tqdm.write(experiment.test_log_str(metrics, step, epoch))
         self._log(metrics, step, "held_out")
         experiment.model.train()
@@ -360,6 +371,15 @@ class Trainer(boilr.Trainer):
             f"model_{self._saved_step}.pt. Continue from it with --resume {self.run_folder.name}; "
             "after a breakdown with a lower --lr, or --max-grad-norm, or --on-nan skip:N."
         )
+
+
+def _settings(args: argparse.Namespace) -> dict[str, Any]:
+    """What must be the same in all processes of a run, before the data and the model are made."""
+    own = {"output", "data_root", "mnist_root", "threads"}  # each machine's
+    found = {f"--{name.replace('_', '-')}": value for name, value in vars(args).items()}
+    found = {name: value for name, value in found.items() if name[2:].replace("-", "_") not in own}
+    versions = {"torch": str(torch.__version__), "numpy": np.__version__}
+    return found | {f"the version of {name}": value for name, value in versions.items()}
 
 
 def _postfix(metrics: dict[str, float]) -> str:

@@ -171,9 +171,43 @@ def seen_together(folder, alone):
             time.sleep(0.2)
             file.write_text("")
 
+    seen["differ"] = [refusal(folder, "--lr"), refusal(folder, "the data"), refusal(folder, None)]
     seen |= train(folder)
     seen |= stop_and_resume(folder)
     return seen
+
+
+def refusal(folder, what):
+    """What is said to processes that start with other settings or other data."""
+    rank = distributed.rank()
+    args = AIRExperiment.default_args(
+        dataset="scenes:canvas=24,size=8,sprites=shapes,train=24,held_out=6",
+        data_root=str(folder / f"data_of_rank_{rank}"),
+        output=str(folder / "refused"),
+        **SETTINGS,
+        max_steps=4,
+        train_log_every=2,
+        test_log_every=2,
+        checkpoint_every=2,
+        lr=0.1 * (1 + rank) if what == "--lr" else 0.1,
+    )
+    experiment = AIRExperiment(args)
+    make = experiment._make_datamanager
+
+    def make_other():
+        manager = make()
+        if rank and what == "the data":
+            images = manager.splits.train.images
+            images.copy_(images.flip(0).clone())
+            manager.identity["train"] = manager.splits.train.sha256
+        return manager
+
+    experiment._make_datamanager = make_other
+    try:
+        Trainer(experiment).close()
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def train(folder):

@@ -25,6 +25,7 @@ from PIL import Image
 
 from air import AIR, AIRConfig
 from air.checkpoint import from_pretrained, save_pretrained
+from air.images import read_image as read_library_image
 from experiments.boilr_folder import read_config, read_log
 from experiments.checkpoints import load_checkpoint, save_checkpoint
 from experiments.datasets.folder import load_folder, parse_folder
@@ -33,6 +34,7 @@ from experiments.datasets.image_labels import read_coco, read_counts
 from experiments.datasets.mnist import read_idx
 from experiments.datasets.multiobject import read_multiobject
 from experiments.datasets.scenes import DataSplits, load_splits, save_splits
+from experiments.datasets.shards import read_index, write_shards
 from experiments.files import DamagedFileError
 from experiments.locks import RunLock, RunLockedError
 from experiments.resume import read_settings
@@ -221,6 +223,23 @@ def open_picture(folder):
     return read_image(folder / "a.png", (min(height, 50), min(width, 50)))
 
 
+@entry("picture of the library", "a.png", make_picture)
+@entry("photograph of the library", "a.png", lambda folder: make_jpeg(folder))
+@entry("scan of the library", "a.png", lambda folder: make_tiff(folder))
+def open_library_picture(folder):
+    return read_library_image(folder / "a.png")
+
+
+@entry("shards", "index.json", lambda folder: make_shards(folder))
+def open_index(folder):
+    return read_index(folder)
+
+
+def make_shards(folder):
+    scenes = {"train": [make_scenes(2)], "held_out": [make_scenes(2)]}
+    write_shards(folder, name="x", **scenes, z_where_mean=(3.0, 0.0, 0.0))
+
+
 def make_jpeg(folder):
     make_picture(folder, "a.jpg")
     (folder / "a.jpg").rename(folder / "a.png")  # what a file is called means nothing
@@ -374,6 +393,10 @@ def texts():
     yield "deep", b"[" * 200_000
     yield "deep object", b'{"args":' * 100_000
     yield "long number", b'{"step": ' + b"9" * 100_000 + b"}"
+    huge = b"1" + b"0" * 400
+    yield "beyond a float", b'{"step": %s, "lr": %s}' % (huge, huge)
+    for name in ("likelihood_sd", "decoder_bias", "contrast", "scale"):
+        yield f"{name} beyond a float", b'{"%s": %s}' % (name.encode(), huge)
     yield "infinite", b'{"step": 1e999, "args": {}, "air": {}, "dataset": "x"}'
     yield "NaN", b'{"step": NaN}'
     yield "no UTF-8", b"\xff\xfe\x00"
@@ -569,6 +592,8 @@ FITTING = {
         "metrics",
         "lock",
         "annotations",
+        "pretrained preparation",
+        "shards",
     },
     "archives": {
         "multiobject",

@@ -7,8 +7,7 @@ import boilr
 import pytest
 import torch
 
-from air import make_estimator
-from experiments import files
+from air import files, make_estimator
 from experiments.boilr_model import AIRModel, checkpoint_steps, read_checkpoint
 from tests.small import CONFIG, small_model
 

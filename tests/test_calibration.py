@@ -10,10 +10,10 @@ from torchmetrics.functional.classification import (
 from experiments.calibration import (
     TITLES,
     calibrate,
+    draw_reliability,
     format_calibration,
     judge,
     reliability,
-    save_reliability,
     to_dict,
 )
 from tests.small import small_images, small_model
@@ -94,7 +94,7 @@ def test_three_posteriors_of_a_model(tmp_path):
         assert sum(one.bins["number"]) == 7
     assert json.loads(json.dumps(to_dict(result), allow_nan=False))["p"]["bins"]
     assert all(title in format_calibration(result) for title in TITLES.values())
-    save_reliability(result, tmp_path / "picture.png")
+    (tmp_path / "picture.png").write_bytes(draw_reliability(result))
     assert (tmp_path / "picture.png").stat().st_size > 1000
 
 

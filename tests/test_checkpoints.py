@@ -16,7 +16,8 @@ import boilr.utils
 import pytest
 import torch
 
-from experiments import checkpoints, files
+from air import files
+from experiments import checkpoints
 from experiments.checkpoints import (
     Training,
     check_checkpoints,

@@ -37,8 +37,8 @@ from experiments.datasets.scenes import (
     DamagedFileError,
     load_splits,
     save_splits,
-    write_atomically,
 )
+from experiments.files import write_file
 
 MNIST_ROOT = Path(
     os.environ.get("AIR_MNIST_ROOT") or Path(__file__).parents[2] / "shared" / "data" / "mnist"
@@ -301,7 +301,7 @@ def test_failed_write_leaves_the_old_file(tmp_path):
         raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
-        write_atomically(path, fail)
+        write_file(path, fail)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 

@@ -47,6 +47,52 @@ def client():
     return Client(DemoApp(seeing_model(), "small", make_digits()))
 
 
+# strangers
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "http://evil.example"},
+        {"Origin": "null"},
+        {"Origin": "http://localhost:1"},
+        {"Origin": "https://localhost"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("path", ["/look", "/image", "/nowhere"])
+def test_no_post_of_another_page_is_answered(client, path, headers):
+    answer = client.post(path, data=bytes(14 * 12), headers=headers)
+    assert answer.status_code == 403
+    own = {"Origin": "http://localhost", "Sec-Fetch-Site": "same-origin"}
+    assert client.post("/look", data=bytes(14 * 12), headers=own).status_code == 200
+
+
+def test_a_small_file_of_many_pixels_is_refused_before_it_is_unpacked(client, monkeypatch):
+    file = io.BytesIO()
+    Image.new("L", (4001, 4000)).save(file, format="PNG")
+    assert len(file.getvalue()) < 100_000
+    monkeypatch.setattr("experiments.demo.images.read_image", lambda path: pytest.fail("unpacked"))
+    answer = client.post("/image", data=file.getvalue())
+    assert answer.status_code == 400
+    assert "4001 x 4000 pixels, more than the 16 million" in answer.json["error"]
+
+
+def test_images_are_unpacked_one_at_a_time_and_nobody_waits_for_ever(monkeypatch):
+    monkeypatch.setattr("experiments.demo.server.LONGEST_WAIT_S", 0.05)
+    app = DemoApp(seeing_model(), "small", make_digits())
+    file = io.BytesIO()
+    Image.new("L", (20, 20)).save(file, format="PNG")
+    with app._lock:
+        for path, data in (("/image", file.getvalue()), ("/look", bytes(14 * 12))):
+            answer = Client(app).post(path, data=data)
+            assert answer.status_code == 503
+            assert "still at work" in answer.json["error"]
+    assert Client(app).post("/image", data=file.getvalue()).status_code == 200
+
+
 # looking
 
 

@@ -1,6 +1,8 @@
 """Predictions: boxes in the image's pixels, masks, and the formats of other tools."""
 
 import csv
+import dataclasses
+import io
 import json
 import sys
 
@@ -10,7 +12,7 @@ import torch
 from PIL import Image
 
 from air import AIRConfig
-from air.detections import Detections, run_lengths
+from air.detections import Detections, Predictions, run_lengths
 from air.images import Preparation
 from air.prediction import predict, views_of
 from air.spatial_transformer import boxes_in_pixels
@@ -182,6 +184,30 @@ def test_supervision(two):
     assert len(seen) == len(two[0])
     assert np.array_equal(seen.xyxy, two[0].boxes.numpy())
     assert np.array_equal(seen.confidence, two[0].scores.numpy())
+
+
+def test_two_folders_with_equal_file_names(two, tmp_path):
+    paths = [tmp_path / "left" / "a.png", tmp_path / "right" / "deep" / "a.png"]
+    seen = Predictions(
+        dataclasses.replace(each, source=path) for each, path in zip(two, paths, strict=True)
+    )
+    names = ["left/a.png", "right/deep/a.png"]
+    assert seen.files == names
+    rows = list(csv.DictReader(seen.to_csv(tmp_path / "a.csv").read_text().splitlines()))
+    assert [row["file"] for row in rows] == names
+    coco = json.loads(seen.to_coco(tmp_path / "a.coco.json").read_text())
+    assert [image["file_name"] for image in coco["images"]] == names
+    records = json.loads(seen.to_json(tmp_path / "a.json").read_text())
+    assert [image["file"] for image in records["images"]] == names
+    assert seen[:1].files == ["a.png"]
+    assert two.files == [None, None]
+
+
+@pytest.mark.parametrize("name", ["=1+1.png", "+a.png", "-a.png", "@a.png", "\t=a.png"])
+def test_no_cell_is_a_formula(two, name, tmp_path):
+    seen = Predictions([dataclasses.replace(two[0], source=tmp_path / name)])
+    rows = list(csv.DictReader(io.StringIO(seen.to_csv(tmp_path / "a.csv").read_text())))
+    assert rows[0]["file"] == f"./{name}"
 
 
 def test_csv(two, tmp_path):

@@ -155,6 +155,14 @@ def test_rank_0_goes_first(seen):
     assert [record["was_there"] for record in seen] == [False, True]
 
 
+def test_processes_that_start_with_other_settings_or_data_do_not_train(seen, shards):
+    for record in seen:
+        settings, data, same = record["differ"]
+        assert "they differ in --lr. Start all with the same" in settings
+        assert "they differ in the data." in data
+        assert same is None
+
+
 def test_only_rank_0_writes_and_prints(seen, shards):
     run = shards.parent / "output_of_rank_0" / "run"
     lines = (run / "results" / "metrics.jsonl").read_text().splitlines()

@@ -92,7 +92,7 @@ def test_description_names_what_is_run():
         ({"train_log_every": -1}, r"train_log_every must be at least 1, got -1"),
         ({"test_log_every": -2}, r"test_log_every must be at least 1, got -2"),
         ({"lr": 0.0}, r"lr must be above 0, got 0\.0"),
-        ({"lr": math.nan}, r"lr must be above 0, got nan"),
+        ({"lr": math.nan}, r"lr must be a finite number"),
         ({"baseline_lr": -1.0}, r"baseline_lr must be above 0, got -1\.0"),
         ({"checkpoint_every": 0}, r"checkpoint_every must be at least 1, got 0"),
         ({"checkpoint_every": 3}, r"'checkpoint_every' must be a multiple .* are 3 and 2"),
@@ -101,7 +101,7 @@ def test_description_names_what_is_run():
         ({"loglikelihood_every": 3}, r"'loglikelihood_every' must be a multiple"),
         ({"continue_prob": "0"}, r"--continue-prob must stay between 0 and 1.* got 0\.0 at step 0"),
         ({"continue_prob": "1"}, r"--continue-prob must stay between 0 and 1"),
-        ({"continue_prob": "nan"}, r"--continue-prob must stay between 0 and 1"),
+        ({"continue_prob": "nan"}, "it must be a finite number"),
         ({"continue_prob": "linear:0.1:1:4"}, r"got 1\.0 at step 4"),
         ({"continue_prob": "linear:0.1:0.5"}, r"cannot read the schedule 'linear:0\.1:0\.5'"),
         ({"continue_prob": "often"}, r"cannot read the schedule 'often'"),
@@ -144,9 +144,9 @@ def test_zero_is_refused_with_a_message(name, make_args):
         ({"encoder_hidden": "12,many"}, "cannot read the sizes '12,many'"),
         ({"decoder_hidden": "0"}, "decoder_hidden must hold sizes of at least 1"),
         ({"batch_size": 1000}, "Lower --batch-size"),
-        ({"batch_size": 0}, "batch size must be at least 1"),
+        ({"batch_size": 0}, "batch_size must be at least 1"),
         ({"estimator": "rloo"}, r"rloo needs num_samples >= 2.*--num-samples"),
-        ({"num_samples": 0}, "needs num_samples >= 1"),
+        ({"num_samples": 0}, "num_samples must be at least 1"),
     ],
     ids=str,
 )
@@ -284,6 +284,29 @@ def test_continue_prob_schedule_reaches_the_prior_step_by_step(make_experiment):
     assert seen == pytest.approx([0.1, 0.2, 0.3, 0.4])
     assert experiment.model.air.config.continue_prob == 0.5
     assert experiment.model.air.prior().num_steps.continue_prob.item() == pytest.approx(0.5)
+
+
+def test_one_object_an_image_until_the_step_that_is_asked_for(make_experiment):
+    experiment = make_experiment(continue_prob="0.5", alone_until=2, max_steps=4)
+    found = []
+    experiment.model.estimator.register_forward_hook(
+        lambda module, arguments, result: found.append(result.output.count_probs[..., 2:].max())
+    )
+    for _ in range(4):
+        train_one_step(experiment)
+    assert max(found[:2]) < 1e-12
+    assert min(found[2:]) > 1e-3
+
+
+def test_alone_until_is_the_recipes_by_default(make_args):
+    def alone_until(**changes):
+        return AIRExperiment._check_args(make_args(max_steps=50, **changes)).alone_until
+
+    assert alone_until(alone_until=None) == 5
+    assert alone_until(alone_until=None, inference="paper") == 0
+    assert alone_until(alone_until=7) == 7
+    with pytest.raises(ValueError, match="alone_until"):
+        alone_until(alone_until=-1)
 
 
 def test_likelihood_sd_schedule_reaches_the_likelihood_step_by_step(make_experiment):

@@ -127,7 +127,7 @@ def test_the_size_can_be_said_and_settings_be_others(images):
         ({"n_init": 0}, "n_init must be at least 1"),
         ({"batch_size": 0}, "batch_size must be at least 1"),
         ({"time_budget": 0}, "time_budget must be above 0"),
-        ({"object_size": -1}, "object_size must be above 0"),
+        ({"object_size": -1}, "object_size must lie between 1"),
         ({"max_objects": 0}, "max_objects must be at least 1"),
     ],
 )

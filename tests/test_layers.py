@@ -12,8 +12,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 LAYERS = [
+    {"files"},
     {"types", "config", "functional", "distributions", "schedules", "visualization"},
-    {"files", "object_size", "shifts", "spatial_transformer"},
+    {"memory", "object_size", "shifts", "spatial_transformer"},
     {"images"},
     {"networks", "priors", "recipe"},
     {"detections", "generative", "inference", "elbo", "score_function", "weights"},

@@ -19,7 +19,7 @@ from experiments.localisation import (
     segments,
     tight_boxes,
 )
-from experiments.pictures import save_localisation
+from experiments.pictures import draw_localisation
 from tests.small import CONFIG, small_images, small_model
 
 NAN = float("nan")
@@ -190,7 +190,8 @@ def test_scenes_without_objects_are_counted(tmp_path):
     assert result.masks is None
     assert json.loads(json.dumps(result.to_dict(), allow_nan=False))["tight"]["iou"] is not None
     assert "2 of 3 scenes hold no object" in format_localisation(result)
-    save_localisation(small_model(inference="paper"), scenes, tmp_path / "picture.png")
+    picture = draw_localisation(small_model(inference="paper"), scenes)
+    (tmp_path / "picture.png").write_bytes(picture)
     assert (tmp_path / "picture.png").stat().st_size > 200
     assert CONFIG.canvas_size == tuple(scenes.images.shape[2:])
 

@@ -82,12 +82,19 @@ def test_another_machines_lock_is_left_alone(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content", ["", "{", "[]", "{}", '{"host": 1, "pid": "2", "started": 3}', "\0" * 10]
+    "content", ["{", "[]", "{}", '{"host": 1, "pid": "2", "started": 3}', "1" * 5000]
 )
 def test_a_strange_lock_is_an_error_that_says_what_to_do(content, tmp_path):
     (tmp_path / "lock.json").write_text(content)
     with pytest.raises(RunLockedError, match=r"no lock of ours.*remove it"):
         RunLock(tmp_path).acquire()
+
+
+@pytest.mark.parametrize("content", ["", "\0" * 200])
+def test_a_lock_that_a_power_cut_emptied_is_taken_over(content, tmp_path):
+    (tmp_path / "lock.json").write_text(content)
+    RunLock(tmp_path).acquire()
+    assert owner(tmp_path)["pid"] == os.getpid()
 
 
 def test_a_lock_that_another_took_is_not_released(tmp_path):

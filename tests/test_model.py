@@ -215,7 +215,7 @@ def test_bad_configs_are_refused(fields, message):
 def test_bad_json_is_refused():
     with pytest.raises(ValueError, match=r"unknown config field.*'n_obj'"):
         AIRConfig.from_json(json.dumps({"n_obj": 3}))
-    with pytest.raises(ValueError, match="object of fields"):
+    with pytest.raises(ValueError, match="expected an object"):
         AIRConfig.from_json("[1]")
     with pytest.raises(ValueError, match="Expecting"):
         AIRConfig.from_json("{")

@@ -2,9 +2,11 @@ import pytest
 import torch
 
 from air.elbo import count_tensors, elbo_parts
+from air.estimators import ESTIMATORS, make_estimator
 from air.priors import PriorNetwork
 from air.schedules import Exponential
 from air.types import Rollout
+from tests.small import INFERENCE, small_images, small_model
 
 SETTINGS = {
     "max_objects": 3,
@@ -75,3 +77,57 @@ def test_learned_converges_to_maximum_likelihood():
 def test_bad_probability_is_refused(value):
     with pytest.raises(ValueError, match="continue_prob"):
         PriorNetwork(**SETTINGS, learn_continue_prob=False)(value)
+
+
+# A limit on q(n)
+
+
+@pytest.mark.parametrize("inference", INFERENCE)
+@pytest.mark.parametrize("limit", [0, 1, 2])
+def test_no_more_objects_are_found_than_the_limit(inference, limit):
+    model, images = small_model(inference=inference), small_images()
+    free, limited = model(images), model(images, model.prior(limit=limit))
+    assert limited.counts.log_q.shape == free.counts.log_q.shape
+    count_probs = limited.count_probs
+    assert count_probs[..., limit + 1 :].max() < 1e-12
+    assert free.count_probs[..., limit + 1 :].min() > 1e-4
+    torch.testing.assert_close(count_probs.sum(dim=-1), torch.ones_like(count_probs[..., 0]))
+    # p(n) is what it was: the bound is one of the same log p(x).
+    torch.testing.assert_close(limited.counts.log_p, free.counts.log_p)
+    assert limited.elbo.isfinite().all()
+
+
+@pytest.mark.parametrize("limit", [3, 4])
+def test_a_limit_that_is_not_below_the_most_objects_changes_nothing(limit):
+    model, images = small_model(), small_images()
+    outputs = []
+    for prior in (model.prior(), model.prior(limit=limit), model.prior(limit=torch.tensor(3.0))):
+        torch.manual_seed(0)
+        outputs.append(model(images, prior).elbo)
+    assert torch.equal(outputs[0], outputs[1])
+    assert torch.equal(outputs[0], outputs[2])
+
+
+def test_gradients_reach_the_steps_up_to_the_limit_only():
+    model, images = small_model(), small_images()
+    logits = []
+    network = model.inference.presence
+    network.register_forward_hook(lambda *arguments: logits.append(arguments[2]))
+    (-model(images, model.prior(0.5, limit=2)).elbo.mean()).backward(inputs=logits)
+    assert [logit.grad is not None and bool((logit.grad != 0).all()) for logit in logits] == [
+        True,
+        True,
+        False,
+    ]
+
+
+@pytest.mark.parametrize("estimator", sorted(ESTIMATORS))
+def test_every_estimator_keeps_to_the_limit(estimator):
+    model, images = small_model(), small_images()
+    estimator = make_estimator(estimator, model.config, num_samples=2)
+    objective = estimator(model, images, model.prior(0.5, limit=1))
+    assert objective.output.count_probs[..., 2:].max() < 1e-12
+    objective.total_loss.backward()
+    grads = [p.grad for p in model.inference.parameters() if p.grad is not None]
+    assert grads
+    assert all(grad.isfinite().all() for grad in grads)

@@ -38,17 +38,18 @@ def test_it_is_the_default():
 
 
 def test_shapes_of_its_parts():
-    model, images = small_model(num_candidates=4), small_images()
+    model, images = small_model(num_candidates=4).eval(), small_images()
     network, seen = model.inference, images.expand(2, *images.shape)
-    centres = network.candidates(seen)
-    assert centres.shape == (2, 5, 4, 2)
-    assert (centres.abs() <= 1).all()
+    places = network.candidates(seen)
+    assert places.shape == (2, 5, 4, 3)
+    assert (places[..., 0] == CONFIG.z_where_mean[0]).all()
+    assert (places[..., 1:].abs() <= 1).all()
     pair = torch.cat([seen, seen], dim=2)
-    features, mean, sd = network.look_at(pair, centres)
+    features, mean, sd = network.look_at(pair, places)
     assert features.shape == (2, 5, 4, 128)
     assert mean.shape == sd.shape == (2, 5, 4, 3)
-    centre, worth = network.choose(pair, model.prior(), canvas_of(model))
-    assert (centre.shape, worth.shape) == ((2, 5, 2), (2, 5, 3))
+    place, worth = network.choose(pair, model.prior(), canvas_of(model))
+    assert (place.shape, worth.shape) == ((2, 5, 3), (2, 5, 3))
 
 
 def test_without_a_renderer_it_says_so():
@@ -80,7 +81,7 @@ def test_candidates_are_the_highest_of_the_local_maxima():
     model = large_model(num_candidates=3)
     images = square(6, 6, value=0.4) + square(30, 8) + square(14, 32, value=0.7)
     network = model.inference
-    saliency = network.saliency(images)[0]
+    saliency = network.saliency(images)[0, 0]
     peaks = []
     for row in range(saliency.shape[0]):  # once more, cell by cell
         for column in range(saliency.shape[1]):
@@ -89,7 +90,7 @@ def test_candidates_are_the_highest_of_the_local_maxima():
                 peaks.append((saliency[row, column].item(), column, row))
     peaks = sorted(peaks, reverse=True)
     expected = [[(x + 0.5) * 2 * network.stride / SIDE - 1 for x in cell] for _, *cell in peaks[:3]]
-    found = network.candidates(images)[0]
+    found = network.candidates(images)[0, :, 1:]
     torch.testing.assert_close(found, torch.tensor(expected))
     # In the middle of each square, to a cell: the brightest first.
     middles = (torch.tensor([[35.0, 13], [19, 37], [11, 11]]) * 2 / SIDE) - 1
@@ -100,33 +101,90 @@ def test_where_there_are_too_few_maxima_there_are_other_places():
     network = large_model(num_candidates=6).inference
     found = network.candidates(square(20, 20))[0]
     assert len({tuple(place) for place in found.tolist()}) == 6
-    assert network.candidates(torch.zeros(1, 1, SIDE, SIDE)).shape == (1, 6, 2)
+    assert network.candidates(torch.zeros(1, 1, SIDE, SIDE)).shape == (1, 6, 3)
 
 
 def test_there_are_never_more_candidates_than_cells():
-    network = small_model(num_candidates=1000).inference
+    network = small_model(num_candidates=1000).eval().inference
     cells = network.saliency(small_images()).flatten(1).shape[1]
-    assert network.candidates(small_images()).shape == (5, cells, 2)
+    assert network.candidates(small_images()).shape == (5, cells, 3)
 
 
 def test_what_is_explained_too_brightly_is_no_candidate():
     network = large_model(num_candidates=1).inference
     residual = square(8, 8, value=0.3) - square(30, 30, value=5.0)
-    centre = network.candidates(residual)[0, 0]
+    centre = network.candidates(residual)[0, 0, 1:]
     assert (centre < 0).all()
+
+
+def test_fewer_candidates_are_compared_while_training():
+    network = large_model(num_candidates=9, train_candidates=2).inference
+    images = square(6, 6, value=0.4) + square(30, 8) + square(14, 32, value=0.7)
+    reading = network.candidates(images)
+    training = network.train().candidates(images)
+    assert (reading.shape, training.shape) == ((1, 9, 3), (1, 2, 3))
+    torch.testing.assert_close(training, reading[:, :2])  # the highest
+    config = AIRConfig()
+    assert config.train_candidates < config.num_candidates
+
+
+# Two sizes
+
+
+def scales_of(mean, sd):
+    return large_model(z_where_mean=(mean, 0.0, 0.0), z_where_sd=(sd, 1.0, 1.0)).inference.scales
+
+
+@pytest.mark.parametrize("mean", [2.0, 4.0])
+def test_there_are_windows_of_two_sizes_where_objects_differ_in_size(mean):
+    assert scales_of(mean, 0.119 * mean) == (mean,)
+    for share in (0.125, 0.3):
+        expected = ((1 - share) * mean, (1 + share) * mean)
+        assert scales_of(mean, share * mean) == pytest.approx(expected)
+
+
+def test_both_sizes_are_above_nothing_under_any_prior():
+    for mean, sd in ((0.2, 0.2), (3.0, 30.0)):
+        scales = scales_of(mean, sd)
+        assert scales == pytest.approx((mean / 2, mean + sd))
+
+
+def test_each_size_has_its_own_saliency_and_its_share_of_the_candidates():
+    sizes = {"z_where_mean": (4.0, 0.0, 0.0), "z_where_sd": (2.0, 1.0, 1.0)}
+    network = large_model(num_candidates=5, **sizes).inference
+    assert network.scales == (2.0, 6.0)  # objects of 24 and of 8 pixels
+    images = square(2, 2, side=24, value=0.5) + square(36, 36, side=8)
+    assert network.saliency(images).shape[:2] == (1, 2)
+    places = network.candidates(images)[0]
+    assert places[:, 0].tolist() == [2.0] * 3 + [6.0] * 3  # half of five each, rounded up
+    large, small = places[0, 1:], places[3, 1:]
+    tolerance = 2 * network.stride * 2 / SIDE
+    assert (large - (14 * 2 / SIDE - 1)).abs().max() <= tolerance
+    assert (small - (40 * 2 / SIDE - 1)).abs().max() <= tolerance
+
+
+def test_scales_of_two_sizes_stay_within_the_same_bounds():
+    model = small_model(z_where_mean=(3.0, 0.0, 0.0), z_where_sd=(0.6, 1.0, 1.0))
+    most = 3.0 + model.inference.max_scale * 0.6
+    assert len(model.inference.scales) == 2
+    for bias, scales in ((1e4, (most - 1.2, most)), (-1e4, (6.0 - most, 7.2 - most))):
+        with torch.no_grad():
+            model.inference.pose.bias.fill_(bias)
+        found = unroll(model, small_images()).z_where_mean[..., :1]
+        assert (found - torch.tensor(scales)).abs().amin(dim=-1).max() < 1e-5
 
 
 # The choice
 
 
 def test_the_candidate_of_the_highest_value_is_taken():
-    model, images = small_model(num_candidates=4), small_images()
+    model, images = small_model(num_candidates=4).eval(), small_images()
     network, prior = model.inference, model.prior()
     pair = torch.cat([images, images], dim=1)[None]
-    centres = network.candidates(images[None])
+    places = network.candidates(images[None])
     values = []
     for number in range(4):  # each by itself
-        network.candidates = lambda _, n=number: centres[:, :, n : n + 1]
+        network.candidates = lambda _, n=number: places[:, :, n : n + 1]
         values.append(network.choose(pair, prior, canvas_of(model))[1][..., 0])
     del network.candidates
     best = torch.stack(values, dim=-1)
@@ -134,7 +192,7 @@ def test_the_candidate_of_the_highest_value_is_taken():
     torch.testing.assert_close(worth[..., 0], best.amax(dim=-1))
     index = best.argmax(dim=-1)
     assert index.unique().numel() > 1
-    expected = centres.gather(2, index[..., None, None].expand(-1, -1, 1, 2)).squeeze(2)
+    expected = places.gather(2, index[..., None, None].expand(-1, -1, 1, 3)).squeeze(2)
     torch.testing.assert_close(chosen, expected)
 
 
@@ -202,7 +260,7 @@ def test_scales_stay_within_some_standard_deviations_of_their_prior():
         model.inference.pose.bias.fill_(1e4)
     scale, sd = CONFIG.z_where_mean[0], CONFIG.z_where_sd[0]
     found = unroll(model, small_images()).z_where_mean[..., 0]
-    assert found.max() <= scale + model.inference.max_scale_offset * sd + 1e-5
+    assert found.max() <= scale + model.inference.max_scale * sd + 1e-5
 
 
 # More objects, more candidates
@@ -221,7 +279,7 @@ def test_more_objects_than_it_was_trained_with_begin_with_the_same():
 
 
 def test_more_candidates_after_the_weights_were_loaded():
-    few, many = small_model(num_candidates=1), small_model(seed=1, num_candidates=6)
+    few, many = small_model(num_candidates=1).eval(), small_model(seed=1, num_candidates=6).eval()
     many.load_state_dict(few.state_dict())
     images = small_images()
     few_reading = unroll(few, images, use_means=True)

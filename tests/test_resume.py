@@ -1,5 +1,6 @@
 """A run that was interrupted and continued has the bits of one that was not."""
 
+import dataclasses
 import json
 import os
 import pickle
@@ -16,6 +17,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from experiments.checkpoints import Training, load_checkpoint, save_checkpoint
+from experiments.datasets import DATASETS
 from experiments.experiment import AIRExperiment
 from experiments.resume import format_changes, resumed_args
 from experiments.runs import Run
@@ -246,7 +248,10 @@ def test_other_threads_are_said_to_change_bits(start, capsys):
         ({"air": {"_target_": "os.system"}}, "unknown config field.*_target_"),
         ({"air": {"lstm_size": 10**9}}, "do not fit in lstm_size"),
         ({"air": {"max_objects": 10**9}, "args": {"max_objects": 10**9}}, "at most 1000"),
-        ({"args": {"z_what_size": 10**9}, "air": {"z_what_size": 10**9}}, "another model|no model"),
+        (
+            {"args": {"z_what_size": 10**9}, "air": {"z_what_size": 10**9}},
+            "is not what the checkpoint",
+        ),
     ],
     ids=str,
 )
@@ -267,6 +272,7 @@ def test_a_strangers_settings_make_nothing(change, message, start):
         ("json", {"step": 4}, "step"),
         ("json", {"position": {"epoch": 1, "batch": 99}}, "position"),
         ("json", {"data": {"scenes": 26, "pixel_sum": 1}}, "trained on other data"),
+        ("json", {"settings": None}, "lacks its settings"),
         ("json", {"position": None}, "says nothing of its position"),
         ("json", {"random": {"numpy": ["MT19937", -5, 0, 0.0], "python": [3, None]}}, "random"),
         ("json", {"window": {"names": ["a"], "length": 1, "seconds": 1}}, "metrics"),
@@ -290,6 +296,39 @@ def test_a_strangers_checkpoint_makes_nothing(file, change, message, start):
     with pytest.raises(ValueError, match=message):
         resume(trainer)
     assert not (trainer.run_folder.folder / "lock.json").exists()
+
+
+@pytest.mark.parametrize("half", ["train", "held_out"])
+@pytest.mark.parametrize("what", ["turned over", "shuffled", "inverted"])
+def test_other_data_of_the_same_pixel_sum_is_noticed(what, half, start, monkeypatch):
+    trainer = stop_after(start("run", max_steps=20), 3)
+    spec = DATASETS["multi-mnist"]
+    splits = spec.make()
+    scenes = getattr(splits, half)
+    change = {
+        "turned over": lambda images: images.flip(-1),
+        "shuffled": lambda images: images.flip(0),
+        "inverted": lambda images: 255 - images,
+    }[what]
+    other = dataclasses.replace(scenes, images=change(scenes.images).contiguous())
+    changed = dataclasses.replace(splits, **{half: other})
+    monkeypatch.setattr("experiments.loaders.load_splits", lambda args: changed)
+    with pytest.raises(ValueError, match="trained on other data"):
+        resume(trainer)
+
+
+@pytest.mark.parametrize(
+    "change", [{"seed": 1}, {"estimator": "rloo"}, {"translate": True}, {"batch_size": 4}], ids=str
+)
+def test_a_config_that_was_edited_by_hand_is_noticed(change, start):
+    trainer = stop_after(start("run", max_steps=20), 3)
+    path = trainer.run_folder.config_path
+    config = json.loads(path.read_text())
+    config["args"] |= change
+    path.write_text(json.dumps(config))
+    (name,) = change
+    with pytest.raises(ValueError, match=rf"is not what .* step 3 .*cannot change {name}"):
+        resume(trainer)
 
 
 def test_weights_alone_cannot_be_continued(start):

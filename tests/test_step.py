@@ -22,6 +22,7 @@ from tests.recorder import (  # noqa: F401  the recorder's own tests run here
 
 SETTINGS = {
     "continue_prob": "linear:0.5:0.01:6",
+    "alone_until": 4,  # within the replays
     "likelihood_sd": "linear:0.5:0.2:6",
     "translate": True,
     "lr": 0.01,

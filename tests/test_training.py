@@ -55,7 +55,7 @@ def test_a_bound_that_is_not_finite_ends_it():
     training = make_training()
     with torch.no_grad():
         training.model.generative.decoder.mlp[-1].bias.fill_(float("nan"))
-    with pytest.raises(FloatingPointError, match="not finite at step"):
+    with pytest.raises(FloatingPointError, match=r"not finite at step 1$"):
         training.run(20, None, lambda line: None)
 
 
@@ -80,6 +80,28 @@ def test_the_prior_goes_through_its_points_to_the_models_own(inference, num_step
 def test_the_prior_is_never_sparser_than_what_it_ends_with():
     points = continue_prob_points(AIRConfig(continue_prob=1e-6), 1000)
     assert min(value for value, _ in points) == 1e-6
+
+
+@pytest.mark.parametrize("num_steps", [1, 7, 100, 3000])
+def test_one_object_a_picture_at_first(num_steps):
+    recipe = recipe_for(AIRConfig(), num_steps)
+    assert recipe.alone_until == round(0.1 * num_steps)
+    # As long as an object costs little: nothing is sparse yet.
+    probs = [recipe.continue_prob(step) for step in range(recipe.alone_until)]
+    assert probs == pytest.approx([0.5] * recipe.alone_until)
+    assert recipe_for(AIRConfig(inference="paper"), num_steps).alone_until == 0
+
+
+def test_training_keeps_to_it(monkeypatch):
+    limits, step = [], Training.step
+
+    def remember(training, continue_prob, limit=None):
+        limits.append(limit)
+        return step(training, continue_prob, limit)
+
+    monkeypatch.setattr(Training, "step", remember)
+    make_training().run(30, None, lambda line: None)
+    assert limits == [1] * 3 + [None] * 27
 
 
 def test_an_error_in_all_channels_counts_once():

@@ -137,7 +137,7 @@ def test_flags_win_over_the_data_sets_own_prior(make_args):
     [
         (["--z-where-mean", "3,0"], "must be three numbers, such as 3,0,0"),
         (["--z-where-sd", "1,1,inf"], "must be finite"),
-        (["--object-size", "-3"], "object_size must be above 0"),
+        (["--object-size", "-3"], "object_size must be at least 1 pixel"),
         (["--object-size", "3", "--z-where-mean", "3,0,0"], "not allowed with"),
         (["--z-where-mean=-3,0,0"], "scale above 0"),
     ],

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from air.config import AIRConfig
+from air.files import is_number
 from air.images.arrays import raw_float, to_channels
 from air.images.normalise import (
     LATITUDE,
@@ -148,8 +149,8 @@ def describe_images(
     gamma = _gamma(_Regions.find(pictures, channels, plain))
     raised = Preparation(**(plain.to_dict() | {"gamma": gamma}))
     regions = _Regions.find(pictures, channels, raised)
-    shorter = min(min(size) for size in sizes)
-    size, doubts = _judge(regions, object_size, shorter, len(measured))
+    shorter, longer = min(map(min, sizes)), max(map(max, sizes))
+    size, doubts = _judge(regions, object_size, shorter, longer, len(measured))
     scale = choose_scale(size.size)
     preparation = Preparation(**(raised.to_dict() | {"scale": scale}))
     height = round(max(size[0] for size in sizes) * scale)
@@ -434,13 +435,16 @@ def _gamma(regions: _Regions) -> float:
 
 
 def _judge(
-    regions: _Regions, said: float | None, shorter: int, number: int
+    regions: _Regions, said: float | None, shorter: int, longer: int, number: int
 ) -> tuple[ObjectSize, list[str]]:
     """The objects' size in pixels of the pictures, and doubts about it."""
     doubts: list[str] = []
     if said is not None:
-        if not 0 < said < math.inf:
-            raise ValueError(f"object_size must be above 0 pixels, got {said}.")
+        if not (is_number(said) and 1 <= said <= longer):
+            raise ValueError(
+                f"object_size must lie between 1 and the {longer} pixels of the largest image, got "
+                f"{said!r:.40}."
+            )
         return ObjectSize(size=float(said), spread=0.0, num_components=0), doubts
     keep = torch.ones_like(regions.whole)
     if len(keep):

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from air.files import open_file
 from air.images.arrays import as_image, stack_to_images, without_alpha
 
 __all__ = [
@@ -248,7 +249,7 @@ _Page = tuple[str, Tensor, tuple[int, int], str]
 
 def _pillow_pages(path: Path, reduce: int, longest_side: int | None, first: int) -> Iterator[_Page]:
     pillow = open_pillow()
-    with pillow.open(path, formats=_FORMATS) as image:
+    with open_file(path) as file, pillow.open(file, formats=_FORMATS) as image:
         number = getattr(image, "n_frames", 1) if image.format in _PAGED else 1
         for page in range(first, number):
             if page:
@@ -312,7 +313,7 @@ def _arrays(path: Path) -> Iterator[tuple[str, np.ndarray, str]]:
     if path.suffix.lower() == ".npy":
         yield "", np.load(path, mmap_mode="r", allow_pickle=False), ""
         return
-    with zipfile.ZipFile(path) as archive:
+    with open_file(path) as whole, zipfile.ZipFile(whole) as archive:
         headers = {}
         for member in archive.namelist():
             with archive.open(member) as file:

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from air.config import AIRConfig
+from air.files import is_number
 from air.images.arrays import as_float, raw_float, to_channels
 from air.images.normalise import Objects, Surface, normalise
 
@@ -97,22 +98,22 @@ class Preparation:
         if isinstance(self.background, list):
             object.__setattr__(self, "background", tuple(self.background))
         numbers = self.background if isinstance(self.background, tuple) else (math.nan,)
-        if len(numbers) not in (0, 1, 3) or not all(_is_number(b) and 0 <= b <= 1 for b in numbers):
+        if len(numbers) not in (0, 1, 3) or not all(is_number(b) and 0 <= b <= 1 for b in numbers):
             raise ValueError(
-                f"background must hold no, 1 or 3 numbers in [0, 1], got {self.background!r}."
+                f"background must hold no, 1 or 3 numbers in [0, 1], got {self.background!r:.40}."
             )
         limits = {"contrast": _MOST_CONTRAST, "scale": 1000.0, "brightness": 1e30, "gamma": 1.0}
         for name, most in limits.items():
             value = getattr(self, name)
-            if not _is_number(value) or not 0 < value <= most:
-                raise ValueError(f"{name} must lie above 0 and up to {most:g}, got {value!r}.")
-        if not _is_number(self.noise) or self.noise < 0:
-            raise ValueError(f"noise must be at least 0, got {self.noise!r}.")
+            if not is_number(value) or not 0 < value <= most:
+                raise ValueError(f"{name} must lie above 0 and up to {most:g}, got {value!r:.40}.")
+        if not is_number(self.noise) or self.noise < 0:
+            raise ValueError(f"noise must be at least 0, got {self.noise!r:.40}.")
         for name, known in (("objects", Objects), ("surface", Surface)):
             if getattr(self, name) not in get_args(known):
                 raise ValueError(
                     f"{name} must be one of: {', '.join(get_args(known))}; "
-                    f"got {getattr(self, name)!r}."
+                    f"got {getattr(self, name)!r:.40}."
                 )
         if self.by_picture and (self.background or self.contrast != 1):
             raise ValueError("background and contrast must be left out: objects says otherwise.")
@@ -244,7 +245,3 @@ def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
     if tuple(image.shape[1:]) == size:
         return image
     return F.interpolate(image[None], size, mode="bilinear", antialias=True)[0].clamp(0, 1)
-
-
-def _is_number(value: object) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]

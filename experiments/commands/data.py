@@ -21,7 +21,6 @@ from experiments.datasets import (
     find_spec,
 )
 from experiments.datasets.multiobject import write_multiobject
-from experiments.datasets.scenes import write_atomically
 from experiments.datasets.shards import check_writable, read_index, verify_shards, write_shards
 from experiments.datasets.sources import (
     FOLDER,
@@ -34,6 +33,7 @@ from experiments.datasets.sources import (
     known_prior,
     open_dataset,
 )
+from experiments.files import write_file
 
 __all__ = ["add_arguments", "run"]
 
@@ -302,10 +302,10 @@ def _save_picture(splits: DataSplits, args: argparse.Namespace) -> str | None:
         # Again, and last: the file may have come into being since, or the data set be another
         # than the one that was asked for.
         _check_picture(args.picture, default=default)
-        write_atomically(args.picture, lambda file: file.write(content.getvalue()))
+        write_file(args.picture, content.getvalue())
         return str(args.picture)
     try:
-        write_atomically(default, lambda file: file.write(content.getvalue()))
+        write_file(default, content.getvalue())
     except OSError as error:
         print(f"warning: no picture: {error}", file=sys.stderr)
         return None

@@ -3,7 +3,6 @@
 import argparse
 import json
 import sys
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,17 +11,20 @@ from tqdm import tqdm
 
 from air import AIR
 from air.evaluation import evaluate
+from air.files import check_free
 from air.shifts import shift_grid
 from air.types import Evaluation
 from experiments.arguments import add_data_arguments
 from experiments.boilr_folder import convert_log, read_run_config
-from experiments.calibration import calibrate, format_calibration, save_reliability
+from experiments.calibration import calibrate, draw_reliability, format_calibration
 from experiments.calibration import to_dict as calibration_to_dict
 from experiments.datasets import Scenes, check_max_objects
 from experiments.datasets.sources import check_dataset, folder_name, open_dataset
+from experiments.files import to_json, write_files
+from experiments.help import check_packages
 from experiments.localisation import check_boxes, format_localisation, localise
 from experiments.models import load_run, use_device
-from experiments.pictures import save_localisation, save_reconstructions, save_samples
+from experiments.pictures import draw_localisation, draw_reconstructions, draw_samples
 from experiments.runs import Run
 
 DESCRIPTION = """\
@@ -114,10 +116,16 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("--calibration weighs samples: give --samples of at least 1.")
     if args.images is not None and args.images < 1:
         raise ValueError(f"images must be at least 1, got {args.images}.")
+    if args.localisation:
+        check_packages("--localisation", "torchmetrics", "torchvision", "scipy", "sklearn")
+    if args.calibration:
+        check_packages("--calibration", "matplotlib")
     device = use_device(args)
     torch.manual_seed(args.seed)
     source = Run.find(args.output, args.load)
     config = read_run_config(source)
+    source.make_folders()
+    check_free(source.result_folder / "evaluation.json", overwrite=True)
     convert_log(source)
     dataset = args.dataset or config["dataset"]
     check_dataset(dataset)
@@ -151,10 +159,10 @@ def run(args: argparse.Namespace) -> int:
     prior = air.prior()
     report["continue_prob"] = air.generative.prior.continue_prob.item()
     report["prior_num_steps"] = prior.num_steps.probs.tolist()
-    picture = source.image_folder / f"evaluation_{step}"
+    picture = f"imgs/evaluation_{step}"
     if splits.name != config["dataset"]:
-        picture = picture.with_name(f"{picture.name}_{folder_name(splits.name)}")
-    more, texts = _more(args, air, scenes, shifts, picture)
+        picture += f"_{folder_name(splits.name)}"
+    more, texts, pictures = _more(args, air, scenes, shifts, picture)
     report |= more
     if not args.samples:  # JSON has no NaN
         report |= {"log_likelihood_bound": None, "ess": None}
@@ -163,9 +171,11 @@ def run(args: argparse.Namespace) -> int:
     stem = f"step{step}_{folder_name(splits.name)}_{len(scenes)}scenes_{args.samples}samples"
     stem += f"_shift{args.max_shift}" if args.max_shift else ""
     path = source.result_folder / f"evaluation_{stem}.json"
-    path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    save_reconstructions(air, images[:32], Path(f"{picture}_reconstructions.png"))
-    save_samples(air, source.image_folder / f"evaluation_{step}_samples.png")
+    pictures |= {
+        f"{picture}_reconstructions.png": draw_reconstructions(air, images[:32]),
+        f"imgs/evaluation_{step}_samples.png": draw_samples(air),
+    }
+    write_files(source.result_folder, {path.name: to_json(report), **pictures})
     if args.json:
         print(json.dumps(report))
     else:
@@ -175,19 +185,19 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _more(
-    args: argparse.Namespace, air: AIR, scenes: Scenes, shifts: Tensor | None, picture: Path
-) -> tuple[dict[str, Any], list[str]]:
-    """What is measured on demand: fields of the report, and their tables.
+    args: argparse.Namespace, air: AIR, scenes: Scenes, shifts: Tensor | None, picture: str
+) -> tuple[dict[str, Any], list[str], dict[str, bytes]]:
+    """What is measured on demand: fields of the report, their tables, and pictures by their names.
 
     Args:
         args: of the command.
         air: the model.
         scenes: to judge by.
         shifts: views to choose from.
-        picture: how the pictures' paths begin.
+        picture: how the pictures' names begin.
     """
     report: dict[str, Any] = {}
-    texts = []
+    texts, pictures = [], {}
     if args.localisation:
         with tqdm(total=len(scenes), desc="localise", unit="scene", file=sys.stderr) as bar:
             localisation = localise(
@@ -195,7 +205,7 @@ def _more(
             )
         report["localisation"] = localisation.to_dict()
         texts.append(format_localisation(localisation))
-        save_localisation(air, scenes[:32], Path(f"{picture}_localisation.png"))
+        pictures[f"{picture}_localisation.png"] = draw_localisation(air, scenes[:32])
     if args.calibration:
         device = next(air.parameters()).device
         with tqdm(total=len(scenes), desc="calibrate", unit="scene", file=sys.stderr) as bar:
@@ -210,8 +220,8 @@ def _more(
             )
         report["calibration"] = calibration_to_dict(calibrations)
         texts.append(format_calibration(calibrations))
-        save_reliability(calibrations, Path(f"{picture}_calibration.png"))
-    return report, texts
+        pictures[f"{picture}_calibration.png"] = draw_reliability(calibrations)
+    return report, texts, pictures
 
 
 def format_table(report: dict[str, Any], evaluation: Evaluation) -> str:

@@ -11,10 +11,12 @@ from tqdm import tqdm
 from air import AIR
 from air.evaluation import evaluate
 from air.export import export_onnx
+from air.files import check_free
 from air.prediction import views_of
 from air.types import Evaluation
 from experiments.boilr_folder import read_run_config
 from experiments.datasets.sources import open_dataset
+from experiments.help import check_packages
 from experiments.models import LoadedModel, add_model_arguments, load_model, use_device
 
 DESCRIPTION = """\
@@ -51,11 +53,15 @@ def run(args: argparse.Namespace) -> int:
     taken = args.output.exists() if as_onnx else (args.output / "config.json").exists()
     if taken and not args.force:
         raise FileExistsError(f"{args.output} exists. Give another --output, or --force.")
+    parent = args.output.parent if as_onnx else args.output
+    parent.mkdir(parents=True, exist_ok=True)
+    check_free(parent / "config.json", overwrite=True)  # whether anything can be written there
+    if args.push:
+        check_packages("--push", "huggingface_hub")
     use_device(args)
     loaded = load_model(args.load, args.output_root, torch.device("cpu"))
     result: dict[str, object] = {"output": str(args.output)}
     if as_onnx:
-        args.output.parent.mkdir(parents=True, exist_ok=True)
         export_onnx(loaded.air, args.output, overwrite=args.force)
     else:
         card = ""

@@ -1,6 +1,7 @@
 """``predict``: find the objects of images with a trained model."""
 
 import argparse
+import io
 import json
 import sys
 from pathlib import Path
@@ -8,7 +9,8 @@ from typing import cast
 
 from tqdm import tqdm
 
-from air.detections import Predictions
+from air.detections import Detections, Predictions
+from air.files import check_free, write_new
 from air.images import find_images
 from experiments.models import add_model_arguments, load_model, use_device
 
@@ -68,6 +70,9 @@ def run(args: argparse.Namespace) -> int:
     # Before the work, not after it.
     _check_output(args.output, force=args.force)
     pictures = _pictures(args.draw, files, force=args.force)
+    if pictures:
+        args.draw.mkdir(parents=True, exist_ok=True)
+        check_free(pictures[0], overwrite=args.force)
     model = load_model(args.load, args.output_root, use_device(args)).air
     with tqdm(total=len(files), desc="predict", unit="image", file=sys.stderr) as bar:
         predictions = model.predict(
@@ -80,13 +85,12 @@ def run(args: argparse.Namespace) -> int:
     if args.output is not None:
         _write(predictions, args.output, force=args.force)
     if pictures:
-        args.draw.mkdir(parents=True, exist_ok=True)
         names = dict(zip(files, pictures, strict=True))
         for detections in tqdm(predictions, desc="draw", unit="image", file=sys.stderr):
             path = names[cast(Path, detections.source)]
             if detections.page:
                 path = path.with_stem(f"{path.stem}_page{detections.page}")
-            detections.draw().save(path)
+            write_new(path, _png(detections), overwrite=args.force)
     for detections in predictions:
         file = str(detections.source)
         if detections.file and detections.file.endswith("]"):  # a page of a stack
@@ -105,6 +109,12 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _png(detections: Detections) -> bytes:
+    content = io.BytesIO()
+    detections.draw().save(content, format="PNG")
+    return content.getvalue()
+
+
 def _check_output(path: Path | None, *, force: bool) -> None:
     if path is None:
         return
@@ -112,6 +122,8 @@ def _check_output(path: Path | None, *, force: bool) -> None:
         raise ValueError(f"--output must end in one of: {', '.join(_ENDINGS)}; got {path.name!r}.")
     if path.is_dir() or (path.exists() and not force):
         raise FileExistsError(f"{path} exists. Give another --output, or --force.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    check_free(path, overwrite=force)
 
 
 def _pictures(folder: Path | None, files: list[Path], *, force: bool) -> list[Path]:
@@ -140,7 +152,6 @@ def _pictures(folder: Path | None, files: list[Path], *, force: bool) -> list[Pa
 
 
 def _write(predictions: Predictions, path: Path, *, force: bool) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     if path.name.endswith(".coco.json"):
         predictions.to_coco(path, overwrite=force)
     elif path.name.endswith(".json"):

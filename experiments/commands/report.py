@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from air.files import check_free
 from experiments.arguments import add_data_arguments
 from experiments.boilr_folder import convert_log, read_run_config
 from experiments.datasets import check_max_objects
@@ -103,7 +104,6 @@ def run(args: argparse.Namespace) -> int:
     findings = _gather(args, source, use_device(args))
     drawing = tqdm(names, desc="draw", unit="picture", file=sys.stderr)
     if args.pictures is not None:
-        args.pictures.mkdir(parents=True, exist_ok=True)
         for name, target in zip(drawing, targets, strict=True):
             content = draw_png(name, findings, args.seed)
             if content is None:
@@ -130,8 +130,11 @@ def _check_targets(targets: list[Path], *, force: bool) -> None:
                 f"{target} exists. Give another name, or --force to take its place."
             )
     parent = targets[0].parent
-    if not parent.is_dir() and targets[0].suffix != ".png":
+    if targets[0].suffix == ".png":
+        parent.mkdir(parents=True, exist_ok=True)
+    if not parent.is_dir():
         raise FileNotFoundError(f"{parent} is no folder: make it first, or give another --output.")
+    check_free(targets[0], overwrite=True)
 
 
 def _gather(args: argparse.Namespace, source: Run, device: torch.device) -> Any:

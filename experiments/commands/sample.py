@@ -6,9 +6,10 @@ from pathlib import Path
 
 import torch
 
+from air.files import check_free, write_new
 from air.visualization import image_grid
 from experiments.models import add_model_arguments, load_model, use_device
-from experiments.pictures import save_png
+from experiments.pictures import to_png
 
 DESCRIPTION = """\
 Draw scenes from a trained model's prior and write them as one picture: a row for each number of
@@ -48,6 +49,8 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"--output must end in .png, got {args.output.name!r}.")
     if args.output.is_dir() or (args.output.exists() and not args.force):
         raise FileExistsError(f"{args.output} exists. Give another --output, or --force.")
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    check_free(args.output, overwrite=args.force)
     device = use_device(args)
     model = load_model(args.load, args.output_root, device).air
     torch.manual_seed(args.seed)
@@ -55,8 +58,8 @@ def run(args: argparse.Namespace) -> int:
     num_objects = torch.tensor(list(counts), device=device).repeat_interleave(args.number)
     images = model.sample(len(num_objects), num_objects=num_objects).images.clamp(0, 1)
     enlarged = images.repeat_interleave(2, dim=-1).repeat_interleave(2, dim=-2)
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    save_png(image_grid(enlarged, columns=args.number), args.output)
+    picture = to_png(image_grid(enlarged, columns=args.number))
+    write_new(args.output, picture, overwrite=args.force)
     if args.json:
         print(json.dumps({"output": str(args.output), "num_objects": num_objects.tolist()}))
     else:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from air.images import without_alpha
-from experiments.files import DamagedFileError, read_file
+from experiments.files import DamagedFileError, open_file, read_file
 from experiments.npz import parse_array
 
 __all__ = [
@@ -224,7 +224,7 @@ def shrink(pixels: NDArray[np.uint8], size: tuple[int, int] | None) -> NDArray[n
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
     """A picture whose size was checked, but none of whose pixels were read."""
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         try:
             # Pillow warns of what it goes on with, such as odd tags: no concern of the caller's.
             with (

@@ -2,13 +2,12 @@
 
 import csv
 import io
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments.files import DamagedFileError, parse_json, read_file
+from experiments.files import DamagedFileError, is_number, parse_json, read_file
 
 __all__ = ["Label", "read_coco", "read_counts", "to_count"]
 
@@ -148,6 +147,6 @@ def _whole(value: Any) -> int:
 
 
 def _finite(value: Any) -> float:
-    if type(value) not in (int, float) or not math.isfinite(value) or abs(value) > 1e6:
+    if not is_number(value) or abs(value) > 1e6:
         raise ValueError(f"{value!r:.100} is no sensible number")
     return float(value)

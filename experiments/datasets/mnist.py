@@ -14,18 +14,19 @@ import tempfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.datasets.scenes import write_atomically
+from experiments.files import open_file, read_file, write_file
 
 __all__ = ["Digits", "MNISTUnavailable", "embedded_digits", "full_mnist", "read_idx"]
 
 MNIST_ROOT_VARIABLE = "AIR_MNIST_ROOT"
+
+_MAX_BYTES = 1 << 30
 
 _IMAGES = "train-images-idx3-ubyte"
 _LABELS = "train-labels-idx1-ubyte"
@@ -125,7 +126,7 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
         ValueError: if it is no IDX file of bytes, or cut, or longer than its header says.
     """
     size_on_disk = path.stat().st_size
-    with open(path, "rb") as raw:
+    with open_file(path) as raw:
         zipped = raw.read(2) == b"\x1f\x8b"
         raw.seek(0)
         file = gzip.GzipFile(fileobj=raw) if zipped else raw
@@ -224,13 +225,9 @@ def _download(data_root: Path) -> Digits:
         # A data root that cannot be written costs another download next time, nothing more.
         with contextlib.suppress(OSError):
             for name in (_LABELS, _IMAGES):
-                content = (raw / name).read_bytes()
-                write_atomically(data_root / _LAYOUTS[0] / name, partial(_write, content=content))
+                content = read_file(raw / name, _MAX_BYTES)
+                write_file(data_root / _LAYOUTS[0] / name, content)
     return digits
-
-
-def _write(file: BinaryIO, *, content: bytes) -> None:
-    file.write(content)
 
 
 @contextlib.contextmanager

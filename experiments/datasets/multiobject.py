@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from experiments.datasets.scenes import DataSplits, Scenes, write_atomically
-from experiments.files import DamagedFileError
+from experiments.datasets.scenes import DataSplits, Scenes
+from experiments.files import DamagedFileError, write_file
 from experiments.npz import parse_array, parse_objects, read_members
 from experiments.safe_pickle import Array
 
@@ -134,7 +134,7 @@ def write_multiobject(splits: DataSplits, path: Path) -> None:
     images = np.concatenate([half.images.numpy().transpose(0, 2, 3, 1) for half in halves])
     boxed = np.empty((), dtype=object)
     boxed[()] = labels
-    write_atomically(path, lambda file: np.savez_compressed(file, x=images, labels=boxed))
+    write_file(path, lambda file: np.savez_compressed(file, x=images, labels=boxed))
 
 
 def _counts(values: Any, number: int, path: Path) -> Tensor:

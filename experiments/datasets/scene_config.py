@@ -14,6 +14,7 @@ from experiments.datasets.image_files import image_paths
 from experiments.datasets.multi_mnist import SEED
 from experiments.datasets.scenes import packed_width
 from experiments.datasets.sprites import COLORS
+from experiments.files import is_number, read_file
 
 __all__ = ["PREFIX", "SceneConfig", "parse_scenes", "sprite_paths"]
 
@@ -152,7 +153,7 @@ class SceneConfig:
         digest = hashlib.sha256(self.name.encode())
         if self.sprite_folder is not None:
             for path in sprite_paths(self.sprite_folder):
-                digest.update(hashlib.sha256(path.read_bytes()).digest())
+                digest.update(hashlib.sha256(read_file(path, _MAX_SPRITE_BYTES)).digest())
         return digest.hexdigest()
 
     @classmethod
@@ -233,8 +234,8 @@ def _number(name: str, text: str, kind: type) -> Any:
     except ValueError as error:
         wanted = "a whole number" if kind is int else "a number"
         raise ValueError(f"{name} must be {wanted}, got {text!r}.") from error
-    if not math.isfinite(value) or abs(value) >= 1 << 32:
-        raise ValueError(f"{name} must be a sensible number, got {text}.")
+    if not is_number(value) or abs(value) >= 1 << 32:
+        raise ValueError(f"{name} must be a sensible number, got {text[:100]}.")
     return value
 
 

@@ -5,9 +5,6 @@ else's runs none of their code, and it carries a checksum, so that a damaged one
 """
 
 import hashlib
-import os
-import secrets
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
@@ -17,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from experiments.files import DamagedFileError
+from experiments.files import DamagedFileError, write_file
 from experiments.npz import parse_array, read_members
 
 __all__ = [
@@ -29,7 +26,6 @@ __all__ = [
     "pack_masks",
     "packed_width",
     "save_splits",
-    "write_atomically",
 ]
 
 _FIELDS = ("images", "num_objects", "classes", "boxes", "masks")
@@ -282,7 +278,7 @@ def save_splits(splits: DataSplits, path: Path) -> None:
     def write(file: BinaryIO) -> None:
         np.savez_compressed(file, checksum=checksum, **arrays)
 
-    write_atomically(path, write)
+    write_file(path, write)
 
 
 def load_splits(path: Path) -> DataSplits:
@@ -312,29 +308,6 @@ def load_splits(path: Path) -> DataSplits:
         return DataSplits(name=str(arrays["name"]), **halves)
     except (TypeError, ValueError) as error:
         raise DamagedFileError(f"{path} holds no valid scenes ({error}).") from error
-
-
-def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Write a file so that others see the old one or the new one, never a part.
-
-    Args:
-        path: the file. Its folder is made if need be.
-        write: called with a temporary file in the same folder, open for binary writing.
-
-    Raises:
-        OSError: if it cannot be written.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # The process's number and chance in the name: two processes may make the same file at once.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _read_arrays(path: Path) -> tuple[dict[str, NDArray[Any]], str]:

@@ -27,11 +27,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from experiments.datasets.scenes import (
-    DamagedFileError,
     Scenes,
     packed_width,
-    write_atomically,
 )
+from experiments.files import DamagedFileError, open_file, read_json, write_file
 
 __all__ = [
     "DTYPES",
@@ -160,7 +159,7 @@ def write_shards(
         **halves,
     }
     text = json.dumps(content, indent=1) + "\n"
-    write_atomically(folder / "index.json", lambda file: file.write(text.encode()))
+    write_file(folder / "index.json", text.encode())
     return read_index(folder)
 
 
@@ -187,16 +186,13 @@ def read_index(folder: str | Path) -> ShardIndex:
     folder = Path(folder)
     path = folder / "index.json"
     try:
-        text = path.read_text(encoding="utf-8")
+        content = read_json(path)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise FileNotFoundError(
             f"{folder} holds no index.json: it is no folder of shards, or its writing was "
             "interrupted. Write one with: python main.py data NAME --write-shards FOLDER."
         ) from error
-    except UnicodeDecodeError as error:
-        raise DamagedFileError(f"{path} is damaged: it is no text.") from error
     try:
-        content = json.loads(text)
         if content["format"] != _FORMAT:
             raise ValueError(f"its format is {content['format']!r}, expected {_FORMAT!r}")
         channels, height, width = (_positive(size) for size in content["image_shape"])
@@ -245,7 +241,7 @@ def verify_shards(index: ShardIndex) -> Iterator[Path]:
             for field, expected in checksums.items():
                 path = index.path(split, field, shard)
                 open_array(path, DTYPES[field], index.shape(split, field, shard))
-                with open(path, "rb") as file:
+                with open_file(path) as file:
                     found = hashlib.file_digest(file, "sha256").hexdigest()
                 if found != expected:
                     raise DamagedFileError(
@@ -263,8 +259,8 @@ def _write_shard(scenes: Scenes, folder: Path, number: int) -> dict[str, str]:
         array = np.ascontiguousarray(getattr(scenes, field).cpu().numpy())
         assert array.dtype == dtype
         path = folder / f"{field}_{number:05}.npy"
-        write_atomically(path, lambda file, array=array: np.save(file, array))  # type: ignore[misc]
-        with open(path, "rb") as file:
+        write_file(path, lambda file, array=array: np.save(file, array))  # type: ignore[misc]
+        with open_file(path) as file:
             checksums[field] = hashlib.file_digest(file, "sha256").hexdigest()
     return checksums
 

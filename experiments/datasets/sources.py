@@ -32,6 +32,7 @@ __all__ = [
     "SCENES",
     "SHARDS",
     "ScalePrior",
+    "absolute_name",
     "cached_file",
     "canonical_name",
     "check_dataset",
@@ -160,6 +161,15 @@ def canonical_name(name: str) -> str:
     if name.startswith(FOLDER):
         return parse_folder(name).name
     return find_spec(name).name
+
+
+def absolute_name(name: str) -> str:
+    """A data set's name with an absolute path, where there is a path in it.
+
+    Raises:
+        ValueError: if a setting in it makes no sense.
+    """
+    return canonical_name(name) if name.startswith((FOLDER, SHARDS)) else name
 
 
 def folder_name(name: str) -> str:

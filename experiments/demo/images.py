@@ -1,6 +1,8 @@
 """What AIR is shown: digits to drag, and images that somebody drops on the page."""
 
+import io
 import tempfile
+import warnings
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,6 +25,8 @@ from experiments.datasets import Digits
 
 __all__ = ["Prepared", "Sprite", "choose_sprites", "prepare_image", "read_bytes"]
 
+MOST_PIXELS = 16_000_000
+"""Of an image that is dropped: a camera's photograph has fewer."""
 _SIZE = 1.26
 """A digit's side with its black margin, in widths of the model's typical object: as in
 multi-mnist, where 21 pixels go with a scale of 3 on a canvas of 50."""
@@ -82,6 +86,7 @@ def read_bytes(content: bytes) -> Tensor:
     """
     if not content:
         raise ValueError("The file is empty.")
+    _check_pixels(content)
     with tempfile.TemporaryDirectory(prefix="air-demo-") as folder:
         path = Path(folder) / "image"
         path.write_bytes(content)
@@ -93,6 +98,20 @@ def read_bytes(content: bytes) -> Tensor:
     if isinstance(cause, UnidentifiedImageError):
         raise ValueError("This is no image of a kind that is known, such as PNG or JPEG.")
     raise ValueError(f"The image cannot be read: {reason.rstrip('.')}.")
+
+
+def _check_pixels(content: bytes) -> None:
+    """Refuse an image of too many pixels by its header: a small file can unpack to any number."""
+    try:
+        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(content)) as image:
+            width, height = image.size
+    except Exception:  # the reader says it better
+        return
+    if width * height > MOST_PIXELS:
+        raise ValueError(
+            f"The image has {width} x {height} pixels, more than the "
+            f"{MOST_PIXELS // 10**6} million that are read here. Make it smaller."
+        )
 
 
 def prepare_image(image: Tensor, config: AIRConfig, preparation: Preparation) -> Prepared:

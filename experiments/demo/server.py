@@ -8,7 +8,8 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from importlib import resources
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge, ServiceUnavailable
 from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 from werkzeug.wrappers import Request, Response
 
@@ -34,6 +35,9 @@ HOST = "127.0.0.1"
 
 MOST_BYTES = 32 << 20
 """Of an image's file."""
+
+LONGEST_WAIT_S = 20.0
+"""Of a request for those before it."""
 
 _PAGE = {
     "/": ("index.html", "text/html"),
@@ -102,7 +106,12 @@ class DemoApp:
         return response(environ, start_response)
 
     def _answer(self, request: Request) -> Response:
-        _ = request.host  # refuses names that are not this machine's
+        host = request.host  # refuses names that are not this machine's
+        # Any page may send a POST here, though it cannot read the answer; a browser says which.
+        origin = request.headers.get("Origin", f"http://{host}")
+        site = request.headers.get("Sec-Fetch-Site", "same-origin")
+        if request.method == "POST" and (origin != f"http://{host}" or site != "same-origin"):
+            return _json({"error": "Another page's requests are not answered."}, 403)
         if request.method in ("GET", "HEAD") and request.path in self._files:
             content, kind = self._files[request.path]
             return Response(content, mimetype=kind)
@@ -145,7 +154,7 @@ class DemoApp:
         pixels = torch.frombuffer(bytearray(content), dtype=torch.uint8)
         image = pixels.view(height, width, channels).permute(2, 0, 1)
         views = self.views if request.args.get("views") == "1" else None
-        with self._lock:
+        with self._turn():
             start = time.perf_counter()
             seen = look(self.model, image.to(self.model.device), views)
             middle = time.perf_counter()
@@ -155,9 +164,21 @@ class DemoApp:
         answer["pictures_ms"] = 1000 * (end - middle)
         return answer
 
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Wait until nobody else computes, and not for ever."""
+        if not self._lock.acquire(timeout=LONGEST_WAIT_S):
+            raise ServiceUnavailable("Others are still at work here. Try again.")
+        try:
+            yield
+        finally:
+            self._lock.release()
+
     def _image(self, request: Request) -> dict[str, Any]:
-        image = read_bytes(request.get_data())
-        prepared = prepare_image(image, self.model.config, self.model.preparation)
+        content = request.get_data()
+        with self._turn():
+            image = read_bytes(content)
+            prepared = prepare_image(image, self.model.config, self.model.preparation)
         pixels = prepared.pixels.permute(1, 2, 0).numpy()
         return {"picture": _picture(pixels), "notice": prepared.notice}
 

@@ -8,6 +8,7 @@ import torch
 from werkzeug.test import Client
 
 from air.visualization import to_uint8
+from experiments.cpu import check_threads
 from experiments.demo.images import choose_sprites
 from experiments.demo.server import DemoApp
 from experiments.models import load_model
@@ -59,6 +60,7 @@ def main() -> None:
     parser.add_argument("--repeats", metavar="N", type=int, default=200)
     parser.add_argument("--threads", metavar="N", type=int, default=1)
     args = parser.parse_args()
+    check_threads(args.threads)
     torch.set_num_threads(args.threads)
     model = load_model(args.load, "output", torch.device("cpu")).air
     print(f"{args.repeats} answers each, median ms; threads: {args.threads}")

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from experiments.datasets.scenes import write_atomically
+from experiments.files import write_file
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         import nbformat
 
         text = nbformat.writes(notebook) + "\n"
-        write_atomically(NOTEBOOK, lambda file: file.write(text.encode()))
+        write_file(NOTEBOOK, text.encode())
     print(f"{NOTEBOOK}: {'runs' if args.quick else 'written'}")
 
 

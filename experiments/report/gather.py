@@ -1,6 +1,5 @@
 """What a report is made of: a run's files, read with suspicion, and one look at its scenes."""
 
-import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,11 +13,15 @@ from air import AIR
 from air.evaluation import confusion_matrix
 from experiments.boilr_folder import read_run_config
 from experiments.datasets import Scenes
-from experiments.files import DamagedFileError, parse_json, read_file, read_json
+from experiments.files import (
+    MAX_METRICS_BYTES,
+    DamagedFileError,
+    is_number,
+    parse_json,
+    read_file,
+    read_json,
+)
 from experiments.runs import Run
-
-MAX_METRICS_BYTES = 256 << 20
-"""Of a run's metrics: a million lines, say."""
 
 _FREE = (
     *("seed", "num_seeds", "run_name", "output", "data_root", "mnist_root", "threads", "no_cuda"),
@@ -195,11 +198,6 @@ def find_run(name: str, folder: str) -> Run:
     if len(path.parts) > 1:
         return Run.find(str(path.parent), path.name)
     return Run.find(folder, name)
-
-
-def is_number(value: Any) -> bool:
-    """Whether it is a finite number; JSON's true and false are none."""
-    return type(value) in (int, float) and math.isfinite(value)
 
 
 def _experiment(run: Run) -> dict[str, Any] | None:
