@@ -1,4 +1,4 @@
-"""Ways through AIR's discrete count: one small object an estimator, side by side.
+"""Gradient estimators for the number of objects, side by side.
 
 Each takes the model and a batch and returns an :class:`air.types.Objective`, whose *value* is
 minus the bound and whose *gradient* is the estimator's. What only an estimator needs (a
@@ -11,7 +11,7 @@ baseline, a running mean) lives in it, not in the model.
 | ``nvil`` | a baseline | the ELBO, but that q(n)'s part is rescaled |
 | ``rloo`` | K >= 2 | the ELBO |
 | ``vimco`` | K >= 2 | the importance-weighted bound of K draws |
-| ``iw-enumerate`` | nothing | the importance-weighted bound, n summed out; q(n) by its own term |
+| ``iw-enumerate`` | nothing | the importance-weighted bound, n summed out, but for the cross entropy that trains q(n) |
 | ``rws``, ``rws-exact`` | nothing (K of 5 and more pays) | nothing at finite K: consistent in K |
 | ``concrete``, ``concrete-st`` | a temperature | nothing: biased |
 """
@@ -235,8 +235,9 @@ class Nvil(Reinforce):
 
     Neural variational inference and learning: Mnih and Gregor (2014), section 2.3 and
     algorithm 1. Dividing by the signal's running standard deviation, where that is above 1,
-    rescales the gradient of q(n), with the part that is the analytic KL of n: its direction
-    stays, its length does not. (The score divided alone would be outweighed by the KL.)
+    rescales the gradient of q(n)'s logits, with the part that is the analytic KL of n. Weights
+    that other terms train too get another direction. (The score divided alone would be
+    outweighed by the KL.)
 
     Args:
         config: of the model.

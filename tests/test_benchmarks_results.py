@@ -253,7 +253,7 @@ def test_insert_needs_its_markers():
 @pytest.mark.parametrize("name", TABLES)
 def test_readme_shows_the_records(name):
     text = format_table(TABLES[name], RECORDS / "results" / name)
-    page = (ROOT / "README.md").read_text(encoding="utf-8")
+    page = (ROOT / "experiments" / "benchmarks" / "README.md").read_text(encoding="utf-8")
     assert markdown.insert(page, text, f"results: {name}") == page
 
 

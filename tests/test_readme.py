@@ -1,4 +1,4 @@
-"""The README's commands are the ones that are run, and its code runs."""
+"""The commands of the README and of the folders' pages are those that are run; their code runs."""
 
 import re
 from functools import partial
@@ -12,8 +12,21 @@ import air
 from air import AIR
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = {
+    path: path.read_text(encoding="utf-8")
+    for path in (
+        ROOT / "README.md",
+        ROOT / "air" / "README.md",
+        ROOT / "experiments" / "README.md",
+        ROOT / "experiments" / "benchmarks" / "README.md",
+    )
+}
+README = "\n".join(PAGES.values())
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, flags=re.DOTALL)
+
+
+def test_the_first_page_is_short():
+    assert len(PAGES[ROOT / "README.md"].splitlines()) <= 200
 
 
 def test_ci_runs_the_readme_command():
@@ -64,8 +77,17 @@ def test_modules_that_are_run_exist(module):
     assert '__name__ == "__main__"' in path.read_text(encoding="utf-8")
 
 
-def test_linked_files_exist():
-    targets = re.findall(r"\[[^\]]*\]\(([^)#]+)\)", README)
-    assert len(targets) > 5
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.parent.name)
+def test_linked_files_and_headings_exist(page):
+    targets = re.findall(r"\[[^\]]*\]\(([^)\s]+)\)", PAGES[page])
+    assert len(targets) > 0 or page.parent.name == "air"
     for target in targets:
-        assert target.startswith("https://") or (ROOT / target).exists(), target
+        if target.startswith("https://"):
+            continue
+        name, _, anchor = target.partition("#")
+        path = (page.parent / name).resolve() if name else page
+        assert path.exists(), target
+        if anchor:
+            headings = re.findall(r"(?m)^#+ (.*)$", path.read_text(encoding="utf-8"))
+            slugs = {re.sub(r"[^a-z0-9 -]", "", h.lower()).replace(" ", "-") for h in headings}
+            assert anchor in slugs, target
