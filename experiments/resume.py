@@ -15,6 +15,9 @@ from experiments.experiment import AIRExperiment, make_config
 from experiments.files import DamagedFileError
 from experiments.runs import Run
 
+_FROM_DATA = ("likelihood_sd", "z_where_mean", "z_where_sd")
+"""Settings that a run finds in its data where they are not given."""
+
 _NONE = "none on the weights"
 _LENGTH = "learning rates and schedules follow the new length from here on"
 _OTHER_BITS = "sums are rounded otherwise: not the same bits"
@@ -92,11 +95,14 @@ def resumed_args(output: str, name: str, **changes: Any) -> tuple[argparse.Names
 
 
 def changed_settings(saved: argparse.Namespace, args: argparse.Namespace) -> list[Change]:
-    """What differs between two settings.
+    """What differs between two settings; those that are found in the data are taken over.
 
     Raises:
         ValueError: if a setting differs that must not.
     """
+    for name in _FROM_DATA:
+        if getattr(args, name, None) is None:
+            setattr(args, name, getattr(saved, name, None))
     found = [
         Change(name, before, now)
         for name, now in vars(args).items()

@@ -230,6 +230,16 @@ def open_library_picture(folder):
     return read_library_image(folder / "a.png")
 
 
+@entry("array of the library", "a.npy", lambda folder: make_array(folder))
+def open_library_array(folder):
+    return read_library_image(folder / "a.npy")
+
+
+@entry("images of the library", "x.npz", lambda folder: make_images(folder))
+def open_library_images(folder):
+    return read_library_image(folder / "x.npz")
+
+
 @entry("shards", "index.json", lambda folder: make_shards(folder))
 def open_index(folder):
     return read_index(folder)

@@ -171,7 +171,7 @@ def test_the_size_that_is_said_is_taken_without_the_spread_of_another():
     assert found.preparation.scale == pytest.approx(10 / 3, rel=1e-3)
     assert (found.size.size, found.size.spread) == (pytest.approx(10, abs=0.01), 0)
     for bad in (0, -1, float("nan"), float("inf")):
-        with pytest.raises(ValueError, match="object_size must be above 0"):
+        with pytest.raises(ValueError, match="object_size must lie between 1 and the 64 pixels"):
             describe_images(pictures, object_size=bad)
 
 

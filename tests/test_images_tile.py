@@ -137,7 +137,7 @@ class Regions:
         )
         self.batches = []
 
-    def infer(self, images, *, shifts=None, batch_size=500):
+    def infer(self, images, *, max_objects=None, shifts=None, batch_size=500):
         self.batches.append(len(images))
         number, steps = len(images), self.config.max_objects
         counts = torch.zeros(number, dtype=torch.int64)

@@ -454,7 +454,7 @@ def _judge(
         keep &= regions.whole
     # Objects that touch are one region. Where some regions are plain round ones, these are single.
     single = keep & (regions.fills > _ROUND)
-    if single.sum() >= max(5, 0.1 * keep.sum()):
+    if int(single.sum()) >= max(5, 0.1 * int(keep.sum())):
         keep = single
     cure = "Say how large an object is, in pixels of the images: object_size."
     if not keep.any():
