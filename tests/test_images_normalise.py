@@ -201,3 +201,15 @@ def test_settings_that_make_no_sense_together_are_refused():
     ):
         with pytest.raises(ValueError, match="must"):
             dataclasses.replace(fine, **bad)
+
+
+def test_the_size_of_objects_that_touch_is_that_of_single_ones():
+    found = describe_images(cases.make("touching")[0])
+    assert found.size.size == pytest.approx(10.5, abs=0.6)
+    assert found.size.spread < 1  # pairs are 17 to 20 pixels long
+
+
+def test_objects_of_two_sizes_are_all_single():
+    found = describe_images(cases.make("two_sizes")[0])
+    assert found.size.num_components > 200
+    assert found.size.spread > 0.3 * found.size.size

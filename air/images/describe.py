@@ -47,7 +47,7 @@ _MOST_PIXELS = 24_000_000
 _MOST_BYTES = 400_000_000
 """Of the canvases to train on."""
 _LEAST_IMAGES = 8
-_ROUND = 0.93
+_ROUND = 0.945
 """Two disks that touch fill less of an ellipse than this, one fills more."""
 _UNEVEN = 0.5
 """A surface is subtracted where it explains half of the deviation from the median."""
