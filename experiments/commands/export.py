@@ -12,7 +12,6 @@ from air import AIR
 from air.evaluation import evaluate
 from air.export import export_onnx
 from air.files import check_free
-from air.prediction import views_of
 from air.types import Evaluation
 from experiments.boilr_folder import read_run_config
 from experiments.datasets.sources import open_dataset
@@ -35,8 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--measure",
         action="store_true",
-        help="of a run: evaluate the model on all held-out scenes of the run's data set, from one "
-        "view and as 'predict' looks, and say in the card how good it is (minutes)",
+        help="of a run: evaluate the model on all held-out scenes of the run's data set, and say "
+        "in the card how good it is (minutes)",
     )
     parser.add_argument(
         "--push", metavar="OWNER/MODEL", help="upload the folder to the Hugging Face hub as well"
@@ -97,29 +96,22 @@ def _measure(loaded: LoadedModel, *, half: bool) -> tuple[Evaluation, str]:
     if half:
         model = model.half().float()
     scenes = splits.held_out[:]
-    evaluations = []
-    with tqdm(total=2 * len(scenes), desc="measure", unit="scene", file=sys.stderr) as bar:
-        for shifts in (None, views_of(model.config)):
-            torch.manual_seed(0)
-            evaluations.append(
-                evaluate(
-                    model,
-                    scenes.images,
-                    scenes.num_objects,
-                    num_samples=0,
-                    shifts=shifts,
-                    batch_size=500,
-                    on_batch=bar.update,
-                )
-            )
-    evaluation, best = evaluations
+    torch.manual_seed(0)
+    with tqdm(total=len(scenes), desc="measure", unit="scene", file=sys.stderr) as bar:
+        evaluation = evaluate(
+            model,
+            scenes.images,
+            scenes.num_objects,
+            num_samples=0,
+            batch_size=500,
+            on_batch=bar.update,
+        )
     card = (
         f"Trained on `{splits.name}` with the estimator `{settings['estimator']}` for "
         f"{settings['max_steps']:,} steps, seed {settings['seed']}.\n\n"
         f"On the {len(scenes):,} held-out scenes of that data set"
         f"{', in half precision' if half else ''}: "
-        f"{evaluation.count_accuracy_mode:.2%} of the counts are right at the posterior's mode, "
-        f"{best.count_accuracy_mode:.2%} from the best of several views; "
-        f"ELBO {evaluation.elbo:.1f} nats, {best.elbo:.1f} from the best view."
+        f"{evaluation.count_accuracy_mode:.2%} of the counts are right at the posterior's mode; "
+        f"ELBO {evaluation.elbo:.1f} nats."
     )
     return evaluation, card
