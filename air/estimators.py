@@ -11,7 +11,7 @@ baseline, a running mean) lives in it, not in the model.
 | ``nvil`` | a baseline | the ELBO, but that q(n)'s part is rescaled |
 | ``rloo`` | K >= 2 | the ELBO |
 | ``vimco`` | K >= 2 | the importance-weighted bound of K draws |
-| ``iw-enumerate`` | nothing | the importance-weighted bound, n summed out, but for the cross entropy that trains q(n) |
+| ``iw-enumerate`` | nothing | the importance-weighted bound, but for q(n)'s cross entropy |
 | ``rws``, ``rws-exact`` | nothing (K of 5 and more pays) | nothing at finite K: consistent in K |
 | ``concrete``, ``concrete-st`` | a temperature | nothing: biased |
 """
