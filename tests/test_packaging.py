@@ -39,9 +39,12 @@ def test_every_file_that_is_no_code_is_packed():
         for path in (ROOT / package).rglob("*")
         if path.is_file() and path.suffix not in (".py", ".pyc")
     }
-    # Records of measurements belong to the repository; a user needs none of them.
+    # Records of measurements and the folders' pages belong to the repository alone.
     records = ROOT / "experiments" / "benchmarks" / "records"
-    assert {path for path in found - listed if records not in path.parents} == set()
+    pages = {
+        ROOT / folder / "README.md" for folder in ("air", "experiments", "experiments/benchmarks")
+    }
+    assert {path for path in found - listed - pages if records not in path.parents} == set()
     for part in ("air/py.typed", "air/pretrained/multi-mnist/model.safetensors"):
         assert ROOT / part in listed
 
