@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--samples",
         metavar="K",
         type=int,
-        default=10,
+        default=5,
         help="importance-weighted samples an image, 0 for none (default: %(default)s)",
     )
     parser.add_argument(
