@@ -6,13 +6,16 @@ with more, or small ones, it puts boxes between them. This one divides the work.
 1. **Residual.** r = x - canvas of the objects drawn so far (as difference AIR, section 3.1 of
    Eslami et al., 2016). At the first step it is the image.
 2. **Candidates.** Saliency is what is left (r, negative parts cut off), blurred over a window of
-   about half an object. Its M highest local maxima are places where an object may be.
+   about half an object. Its M highest local maxima are places where an object may be. Where the
+   prior allows objects of different sizes, there are two saliencies and two sizes of windows, each
+   with half of the M places.
 3. **A look** at each: a window of image and residual around it, twice as large as an object, goes
    through two convolutions to a pose: an offset of the place, a scale, and their standard
    deviations.
 4. **Choice.** Each candidate's object is encoded and decoded at its means, and its worth is what it
    would add to the bound: its gain in log-likelihood less the KL of its latents. The best is taken.
-   It is greedy matching pursuit, with a learned dictionary.
+   It is greedy matching pursuit, with a learned dictionary. There are fewer candidates in training
+   mode, which is enough to learn from; more of them read better.
 5. The logit of "one more object" is a function of what was seen there and of that gain; pose and
    appearance are drawn as ever.
 
